@@ -1,0 +1,48 @@
+"""reslab: residual networks for pictures.
+
+>>> run = reslab.train("digits")
+>>> reslab.Classifier.load(run.path).predict("seven.png")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+__all__ = [
+    "Classifier",
+    "InputError",
+    "Prediction",
+    "Recipe",
+    "Run",
+    "evaluate",
+    "load_recipe",
+    "resume",
+    "train",
+]
+
+_HOMES = {
+    "Classifier": "reslab.using.classifier",
+    "InputError": "reslab.errors",
+    "Prediction": "reslab.using.classifier",
+    "Recipe": "reslab.learning.recipe",
+    "Run": "reslab.learning.run",
+    "evaluate": "reslab.using.evaluation",
+    "load_recipe": "reslab.learning.recipe",
+    "resume": "reslab.learning.training",
+    "train": "reslab.learning.training",
+}
+
+if TYPE_CHECKING:
+    from reslab.errors import InputError
+    from reslab.learning.recipe import Recipe, load_recipe
+    from reslab.learning.run import Run
+    from reslab.learning.training import resume, train
+    from reslab.using.classifier import Classifier, Prediction
+    from reslab.using.evaluation import evaluate
+
+
+def __getattr__(name: str) -> object:
+    # Resolved on first use, so that `import reslab` does not import torch.
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'reslab' has no attribute {name!r}")

@@ -1,0 +1,28 @@
+"""predictions.csv: every sample that was scored, with what the network made of it."""
+
+import csv
+import io
+from pathlib import Path
+
+import torch
+
+from reslab.judging.metrics import probabilities
+from reslab.pictures.table import Samples
+from reslab.writing import write_safely
+
+HEADER = ("path", "label", "prediction", "probability")
+
+
+def write_predictions(
+    path: Path, samples: Samples, classes: tuple[str, ...], logits: torch.Tensor
+) -> None:
+    """A row a sample: its path, its class, the predicted class and that one's probability."""
+    table = probabilities(logits)
+    best = table.argmax(1)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HEADER)
+    for row, name in enumerate(samples.paths):
+        label, prediction = classes[samples.labels[row]], classes[best[row]]
+        writer.writerow([name, label, prediction, f"{table[row, best[row]]:.9g}"])
+    write_safely(path, text.getvalue().encode("utf-8", "surrogateescape"))

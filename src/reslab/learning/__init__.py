@@ -1,0 +1,1 @@
+"""Learning: recipes, optimisers, the one training loop, checkpoints, the run folder."""

@@ -1,0 +1,116 @@
+"""What a person sees while a run works: a live bar in a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from reslab.learning.loop import EpochEnd, Step
+from reslab.pictures.reading import Item
+
+_PLAIN_EVERY = 30.0  # seconds between lines within a long epoch
+
+
+class Display:
+    """Shows progress on standard error; `quiet` shows only what goes wrong."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.quiet = quiet
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._epochs = 0
+        self._clock: list[tuple[float, int]] = []
+        self._shown = time.monotonic()
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            self.console.print(Text(text))
+
+    def warn(self, text: str) -> None:
+        """Said even when quiet: the user would otherwise be misled."""
+        self.console.print(Text(f"note: {text}", style="yellow"))
+
+    def track(self, items: Iterable[Item], what: str, total: int) -> Iterable[Item]:
+        """The items again, with a bar if there are enough of them to wait for."""
+        if self.quiet or not self.console.is_terminal or total < 500:
+            return items
+        return self._tracked(items, what, total)
+
+    def _tracked(self, items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            TimeRemainingColumn(),
+        ]
+        with Progress(*columns, console=self.console, transient=True, expand=True) as bar:
+            yield from bar.track(items, total=total, description=what)
+
+    @contextmanager
+    def training(self, epochs: int, steps: int, done: int) -> Iterator[None]:
+        """Show steps and epochs inside the block; `done` steps were made before."""
+        self._epochs = epochs
+        self._clock = [(time.monotonic(), 0)]
+        self._shown = time.monotonic()
+        if self.quiet or not self.console.is_terminal:
+            yield
+            return
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+        ]
+        with Progress(*columns, console=self.console, transient=True, expand=True) as bar:
+            self._bar = bar
+            self._task = bar.add_task("starting", total=epochs * steps, completed=done, text="")
+            try:
+                yield
+            finally:
+                self._bar = None
+
+    def step(self, event: Step) -> None:
+        if self.quiet:
+            return
+        now = time.monotonic()
+        self._clock.append((now, self._clock[-1][1] + event.pictures))
+        if len(self._clock) > 50:
+            del self._clock[0]
+        (then, before), (_, after) = self._clock[0], self._clock[-1]
+        rate = (after - before) / max(now - then, 1e-9)
+        if self._bar is not None:
+            text = f"loss {event.loss:.4f}  acc {event.accuracy:.1%}  {rate:,.0f} pictures/s"
+            self._bar.update(
+                self._task,
+                completed=event.epoch * event.steps + event.step + 1,
+                description=f"epoch {event.epoch} ({event.epoch + 1}/{self._epochs})"
+                f" batch {event.step + 1}/{event.steps}",
+                text=text,
+            )
+        elif now - self._shown > _PLAIN_EVERY:
+            self._shown = now
+            left = self._epochs * event.steps - event.epoch * event.steps - event.step - 1
+            minutes = left * event.pictures / rate / 60
+            self.say(
+                f"epoch {event.epoch}  batch {event.step + 1}/{event.steps}"
+                f"  loss {event.loss:.4f}  accuracy {event.accuracy:.2%}"
+                f"  {rate:,.0f} pictures/s  {minutes:.0f} min left"
+            )
+
+    def epoch(self, event: EpochEnd) -> None:
+        self._shown = time.monotonic()
+        record = event.record
+        parts = [f"epoch {record['epoch']} ({(record['epoch'] or 0) + 1}/{self._epochs})"]
+        for split in ("train", "validation", "test"):
+            if f"{split}_loss" in record:
+                loss, accuracy = record[f"{split}_loss"], record[f"{split}_accuracy"]
+                watched = " (watched)" if split == "test" else ""
+                parts.append(f"{split}{watched} loss {loss:.4f} accuracy {accuracy:.2%}")
+        parts.append(f"{record['seconds']:.1f} s" + ("  best so far" if event.best else ""))
+        self.say("  ".join(parts))

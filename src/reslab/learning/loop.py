@@ -1,0 +1,191 @@
+"""The one training loop: a generator over steps and epochs.
+
+At every yield the state is complete: the caller may show it, save it, or stop there and go on
+later from the saved state, bit for bit. Printing, checkpoints and stopping are the caller's.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from reslab.errors import InputError
+from reslab.judging.metrics import Score, score
+from reslab.learning.optimizers import learning_rate
+from reslab.learning.recipe import Recipe
+from reslab.networks.inference import as_input, logits_of
+from reslab.pictures import draws
+from reslab.pictures.batches import TrainingBatches, evaluation_batches
+from reslab.pictures.preprocessing import Preprocessing
+from reslab.pictures.reading import PixelStore
+
+
+@dataclass
+class Progress:
+    """Where a run stands: everything that is no tensor. It is saved as JSON."""
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    hits: int = 0
+    seen: int = 0
+    history_lines: int = 0
+    best_epoch: int = -1
+    best_accuracy: float = -1.0
+    best_loss: float = math.inf
+    train_seconds: float = 0.0
+    evaluate_seconds: float = 0.0
+    epoch_seconds: float = 0.0
+
+
+@dataclass
+class TrainingState:
+    """What training changes: the network, the optimiser, and where it stands."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    progress: Progress = field(default_factory=Progress)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A finished optimiser step; loss and accuracy are means over the epoch so far."""
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    accuracy: float
+    pictures: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """A finished epoch; `record` is its line of the history, `best` whether to keep its weights."""
+
+    record: dict[str, float | int | None]
+    best: bool
+
+
+def train_epochs(
+    state: TrainingState,
+    recipe: Recipe,
+    batches: TrainingBatches,
+    judged: dict[str, PixelStore],
+    preprocessing: Preprocessing,
+    device: str,
+    precision: str,
+) -> Iterator[Step | EpochEnd]:
+    """Train from where the state stands to the recipe's last epoch.
+
+    judged: the stores to score after each epoch; "validation" decides which weights are best,
+        "test" is only watched. Raises InputError when a loss or a weight is not finite.
+    """
+    progress = state.progress
+    steps = len(batches)
+    # A frozen backbone is in evaluation mode: its batch-norm statistics must not drift.
+    trains_all = recipe.train == "all"
+    autocast = torch.autocast(device.split(":")[0], torch.bfloat16, enabled=precision == "bf16")
+    while progress.epoch < recipe.epochs:
+        epoch = progress.epoch
+        state.network.train(trains_all)
+        rate = 0.0
+        for step in range(progress.step, steps):
+            started = time.perf_counter()
+            rate = learning_rate(
+                recipe.optimizer.lr, recipe.schedule, epoch * steps + step, recipe.epochs * steps
+            )
+            for group in state.optimizer.param_groups:
+                group["lr"] = rate
+            x, labels = batches.batch(epoch, step)
+            x, labels = as_input(x, device), labels.to(device)
+            with draws.torch_stream(recipe.seed, "step", epoch, step), autocast:
+                logits = state.network(x).float()
+            loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise _diverged("loss", value, epoch, step)
+            state.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            state.optimizer.step()
+            progress.step = step + 1
+            progress.loss_sum += value * len(labels)
+            progress.hits += int((logits.argmax(1) == labels).sum())
+            progress.seen += len(labels)
+            progress.train_seconds += time.perf_counter() - started
+            progress.epoch_seconds += time.perf_counter() - started
+            yield Step(
+                epoch=epoch,
+                step=step,
+                steps=steps,
+                loss=progress.loss_sum / progress.seen,
+                accuracy=progress.hits / progress.seen,
+                pictures=len(labels),
+                learning_rate=rate,
+            )
+        started = time.perf_counter()
+        scores = {
+            name: judge(state.network, store, preprocessing, recipe.eval_batch_size, device)[0]
+            for name, store in judged.items()
+        }
+        evaluate_seconds = time.perf_counter() - started
+        yield _end_epoch(progress, scores, rate, evaluate_seconds)
+
+
+def _end_epoch(
+    progress: Progress, scores: dict[str, Score], rate: float, evaluate_seconds: float
+) -> EpochEnd:
+    for name, found in scores.items():
+        if not math.isfinite(found.loss):
+            raise _diverged(f"{name} loss", found.loss, progress.epoch, progress.step)
+    record: dict[str, float | int | None] = {
+        "epoch": progress.epoch,
+        "learning_rate": rate,
+        "train_loss": progress.loss_sum / progress.seen,
+        "train_accuracy": progress.hits / progress.seen,
+    }
+    for name, found in scores.items():
+        record[f"{name}_loss"] = found.loss
+        record[f"{name}_accuracy"] = found.accuracy
+    record["seconds"] = progress.epoch_seconds
+    record["evaluate_seconds"] = evaluate_seconds
+    chosen = scores.get("validation")
+    # Without a validation split nothing may choose, so the last epoch's weights are kept.
+    best = chosen is None or (chosen.accuracy, -chosen.loss) > (
+        progress.best_accuracy,
+        -progress.best_loss,
+    )
+    if best:
+        progress.best_epoch = progress.epoch
+        if chosen:
+            progress.best_accuracy, progress.best_loss = chosen.accuracy, chosen.loss
+    progress.evaluate_seconds += evaluate_seconds
+    progress.epoch += 1
+    progress.step = progress.hits = progress.seen = 0
+    progress.loss_sum = progress.epoch_seconds = 0.0
+    progress.history_lines += 1
+    return EpochEnd(record, best)
+
+
+def judge(
+    network: nn.Module,
+    store: PixelStore,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    device: str,
+) -> tuple[Score, torch.Tensor]:
+    """The score of a network on a store's samples, and its logits (N, classes)."""
+    logits = logits_of(network, evaluation_batches(store, preprocessing, batch_size), device)
+    return score(logits, torch.from_numpy(store.samples.labels)), logits
+
+
+def _diverged(what: str, value: float, epoch: int, step: int) -> InputError:
+    return InputError(
+        f"the {what} became {value} in epoch {epoch}, step {step}: training diverged and stopped;"
+        " the last good state is kept. Try a smaller --lr"
+    )

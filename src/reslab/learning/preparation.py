@@ -1,0 +1,209 @@
+"""From DATA and a recipe to what the loop needs: full splits, full preprocessing, a network."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from reslab.errors import InputError
+from reslab.learning.recipe import Inputs, Recipe, load_recipe
+from reslab.networks.catalogue import OURS, NetworkSpec, build_network, head_prefix
+from reslab.networks.pretrained import load_pretrained, pretrained_preprocessing
+from reslab.pictures.batches import TrainingBatches
+from reslab.pictures.preprocessing import Preprocessing
+from reslab.pictures.reading import PixelStore, Track, read_picture, untracked, with_keys
+from reslab.pictures.settings import Augmentation
+from reslab.pictures.sources import open_pictures
+from reslab.pictures.splitting import complete_splits, leak_notes
+from reslab.pictures.table import Pictures, Samples
+
+SMALL = 64  # pixels a side: up to here pictures are "small", above they are photos
+_PEEKED = 64
+_STATISTICS_FROM = 2000
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """How the user named the data; it stands in run.json so that a resume finds it again."""
+
+    data: str
+    test: str | None = None
+    val: str | None = None
+    root: str | None = None
+    data_root: str | None = None
+    leave_out: bool = False
+
+    def read(self, track: Track = untracked) -> Pictures:
+        """Open the data and check every picture. Raises InputError with all that is wrong."""
+        pictures = open_pictures(
+            self.data, test=self.test, val=self.val, root=self.root, data_root=self.data_root
+        )
+        return with_keys(pictures, leave_out=self.leave_out, track=track)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Peek:
+    """What a look at a few pictures of train says."""
+
+    size: tuple[int, int]
+    uniform: bool
+    grey: bool
+
+    @property
+    def small(self) -> bool:
+        return max(self.size) <= SMALL
+
+
+def peek(pictures: Pictures) -> Peek:
+    """Look at up to 64 pictures spread over train: the median size, and whether all are grey."""
+    samples = pictures.splits["train"]
+    found = [read_picture(samples, row, 3) for row in _spread(len(samples), _PEEKED)]
+    sizes = np.array([tuple(pixels.shape[-2:]) for pixels in found])
+    height, width = np.median(sizes, axis=0).astype(int).tolist()
+    return Peek(
+        size=(height, width),
+        uniform=bool((sizes == sizes[0]).all()),
+        grey=all(bool((pixels == pixels[:1]).all()) for pixels in found),
+    )
+
+
+def _spread(count: int, most: int) -> list[int]:
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+
+
+def default_recipe(pictures: Pictures) -> Recipe:
+    """The recipe for users who name none: by the pictures' size."""
+    return load_recipe("small-resnet" if peek(pictures).small else "photos")
+
+
+def complete_inputs(recipe: Recipe, pictures: Pictures) -> Recipe:
+    """The recipe with its preprocessing settled: its own, else the weights', else the data's."""
+    own = recipe.preprocess.model_dump(exclude_none=True)
+    published = None
+    if recipe.weights != "none":
+        published = pretrained_preprocessing(recipe.network)
+    base: dict[str, Any] = published.model_dump() if published else {}
+    if "size" in own and "mode" not in own:
+        # A size of one's own does not go with the crop that the weights' size came from.
+        base.pop("mode", None)
+    settled = base | own
+    if "size" not in settled or "channels" not in settled:
+        look = peek(pictures)
+        grey = look.grey and recipe.network in OURS
+        settled.setdefault("channels", 1 if grey else 3)
+        settled.setdefault("size", look.size if look.small or look.uniform else (SMALL, SMALL))
+    if settled.get("mode", "squash") != "crop":
+        settled.pop("crop_fraction", None)
+    if "mean" not in settled or "std" not in settled:
+        mean, std = _statistics(pictures.splits["train"], settled)
+        settled.setdefault("mean", mean)
+        settled.setdefault("std", std)
+    try:
+        full = Preprocessing.model_validate(settled)
+    except ValueError as error:
+        problem = str(error).split("Value error, ")[-1].split(" [type")[0]
+        raise InputError(f"[preprocess] of the recipe: {problem}") from None
+    return recipe.model_copy(update={"preprocess": Inputs(**full.model_dump())})
+
+
+def preprocessing_of(recipe: Recipe) -> Preprocessing:
+    """The contract of a recipe whose inputs are complete."""
+    return Preprocessing.model_validate(recipe.preprocess.model_dump())
+
+
+def _statistics(
+    samples: Samples, settled: dict[str, Any]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation a channel of up to 2,000 training pictures, in [0, 1]."""
+    channels = settled["channels"]
+    plain = settled | {"mean": (0.0,) * channels, "std": (1.0,) * channels}
+    fit = Preprocessing.model_validate(plain).fit
+    total = torch.zeros(channels, dtype=torch.float64)
+    squares = torch.zeros(channels, dtype=torch.float64)
+    rows = _spread(len(samples), _STATISTICS_FROM)
+    for row in rows:
+        pixels = fit(read_picture(samples, row, channels)[None])[0].double() / 255
+        total += pixels.mean(dim=(1, 2))
+        squares += (pixels * pixels).mean(dim=(1, 2))
+    mean = total / len(rows)
+    std = (squares / len(rows) - mean * mean).clamp(min=0).sqrt()
+    std = torch.where(std < 1e-3, torch.ones_like(std), std)
+    return (
+        tuple(round(value, 4) for value in mean.tolist()),
+        tuple(round(value, 4) for value in std.tolist()),
+    )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is settled before the first step."""
+
+    pictures: Pictures
+    carved: tuple[str, ...]
+    recipe: Recipe
+    preprocessing: Preprocessing
+    spec: NetworkSpec
+    network: nn.Module
+    stores: dict[str, PixelStore] = field(repr=False)
+    batches: TrainingBatches = field(repr=False)
+    fingerprint: str
+
+
+def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Prepared:
+    """Split, settle, build and load. Raises InputError before anything is written."""
+    fingerprint = pictures.fingerprint()
+    split = recipe.split
+    whole, carved = complete_splits(
+        pictures, validation=split.validation, test=split.test, seed=split.seed
+    )
+    whole = whole.with_notes(*leak_notes(whole))
+    recipe = complete_inputs(recipe, whole)
+    preprocessing = preprocessing_of(recipe)
+    spec = NetworkSpec(
+        recipe.network, len(whole.classes), preprocessing.channels, preprocessing.size
+    )
+    network = build_network(spec, recipe.seed)
+    if recipe.weights != "none":
+        load_pretrained(network, recipe.network, recipe.weights)
+    if recipe.train == "head":
+        freeze_backbone(network, recipe.network)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    stores = {
+        name: PixelStore(
+            samples,
+            training_target(preprocessing, recipe.augment) if name == "train" else preprocessing,
+            track=track,
+            what=f"reading {name}",
+        )
+        for name, samples in whole
+    }
+    batches = TrainingBatches(
+        stores["train"],
+        preprocessing,
+        recipe.augment,
+        batch_size=recipe.batch_size,
+        shuffle=recipe.shuffle,
+        seed=recipe.seed,
+    )
+    return Prepared(
+        whole, carved, recipe, preprocessing, spec, network, stores, batches, fingerprint
+    )
+
+
+def training_target(preprocessing: Preprocessing, augment: Augmentation) -> Preprocessing:
+    """What training pictures are brought to before augmentation."""
+    if augment.resize is None:
+        return preprocessing
+    return preprocessing.model_copy(update={"size": augment.resize, "mode": "squash"})
+
+
+def freeze_backbone(network: nn.Module, name: str) -> None:
+    """Let nothing train but the head."""
+    head = head_prefix(name)
+    for key, parameter in network.named_parameters():
+        parameter.requires_grad_(key.startswith(head))

@@ -1,0 +1,77 @@
+"""A look at the data before anything is trained."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reslab.errors import InputError
+from reslab.learning.preparation import (
+    DataSource,
+    complete_inputs,
+    default_recipe,
+    preprocessing_of,
+    training_target,
+)
+from reslab.learning.recipe import Recipe, load_recipe
+from reslab.learning.sheet import SHOWN, draw_training_sheet, each_class_in_turn
+from reslab.pictures.batches import TrainingBatches
+from reslab.pictures.reading import PixelStore
+from reslab.pictures.splitting import complete_splits, leak_notes
+
+
+def preview(
+    data: str | Path,
+    out: str | Path = "preview.png",
+    *,
+    recipe: str | Path | Recipe | None = None,
+    fields: Mapping[str, Any] | None = None,
+    test: str | Path | None = None,
+    val: str | Path | None = None,
+    root: str | Path | None = None,
+    data_root: str | Path | None = None,
+    leave_out_unreadable: bool = False,
+) -> dict[str, Any]:
+    """Draw a sheet of samples as a network would be trained on them.
+
+    Returns the sheet's path, the classes, the counts of the splits and what is to be noted.
+    """
+    path = Path(out).expanduser()
+    if path.suffix.lower() != ".png" or path.is_dir():
+        raise InputError(f"--out {out}: the sheet is a PNG file; name one, such as preview.png")
+    if not path.parent.is_dir():
+        raise InputError(f"--out {out}: no folder {path.parent}")
+    chosen = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
+    (chosen or Recipe()).with_fields(fields or {})
+    source = DataSource(
+        str(data),
+        *(None if item is None else str(item) for item in (test, val, root, data_root)),
+        leave_out_unreadable,
+    )
+    pictures = source.read()
+    chosen = (chosen or default_recipe(pictures)).with_fields(fields or {})
+    pictures, _ = complete_splits(
+        pictures,
+        validation=chosen.split.validation,
+        test=chosen.split.test,
+        seed=chosen.split.seed,
+    )
+    chosen = complete_inputs(chosen, pictures)
+    preprocessing = preprocessing_of(chosen)
+    train = pictures.splits["train"]
+    store = PixelStore(
+        train.take(each_class_in_turn(train.labels, SHOWN)),
+        training_target(preprocessing, chosen.augment),
+    )
+    batches = TrainingBatches(
+        store, preprocessing, chosen.augment, batch_size=SHOWN, shuffle=False, seed=chosen.seed
+    )
+    draw_training_sheet(batches, pictures.classes, path)
+    return {
+        "path": str(path),
+        "data": pictures.name,
+        "recipe": chosen.name,
+        "classes": list(pictures.classes),
+        "counts": pictures.counts(),
+        "preprocessing": preprocessing.model_dump(mode="json"),
+        "notes": [*pictures.notes, *leak_notes(pictures)],
+    }

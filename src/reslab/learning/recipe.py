@@ -1,0 +1,266 @@
+"""Recipes: typed data in TOML, every field of which can be set by its dotted name."""
+
+import json
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import tomli_w
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from reslab.errors import InputError, nearest
+from reslab.pictures.settings import Augmentation, Interpolation, Mode, Size
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Inputs(_Part):
+    """[preprocess] Fields left out come from the pretrained weights, else from the data."""
+
+    size: Size | None = None
+    mode: Mode | None = None
+    interpolation: Interpolation | None = None
+    crop_fraction: float | None = Field(default=None, gt=0, le=1)
+    channels: Literal[1, 3] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+class Optimizer(_Part):
+    """[optimizer] lr is the peak where the schedule has one."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: float = Field(default=0.01, gt=0)
+    momentum: float = Field(default=0, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Self:
+        if self.nesterov and not (self.name == "sgd" and self.momentum > 0):
+            raise ValueError("nesterov needs name = 'sgd' and a momentum above 0")
+        return self
+
+
+class Schedule(_Part):
+    """[schedule] warmup: the share of the steps over which the rate rises from near 0."""
+
+    name: Literal["constant", "one-cycle", "cosine"] = "constant"
+    warmup: float = Field(default=0, ge=0, lt=1)
+
+
+class Split(_Part):
+    """[split] What is carved from train where the data lacks it: a fraction below 1, or a count.
+
+    The split's own seed keeps it the same over the runs of different training seeds.
+    """
+
+    validation: float = Field(default=0.1, ge=0)
+    test: float = Field(default=0.2, ge=0)
+    seed: NonNegativeInt = 0
+
+
+class Recipe(_Part):
+    """A whole training run as data.
+
+    weights: "none", "pretrained" (the published ones) or a file.
+    train: "all" weights, or the "head" alone on a frozen backbone.
+    checkpoint_every: such as "1epoch", "20steps" or "5min".
+    """
+
+    name: str = "custom"
+    network: str = "small-resnet"
+    weights: str = "none"
+    train: Literal["all", "head"] = "all"
+    seed: NonNegativeInt = 0
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 64
+    eval_batch_size: PositiveInt = 256
+    shuffle: bool = True
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    label_smoothing: float = Field(default=0, ge=0, lt=1)
+    checkpoint_every: str = "1epoch"
+    preprocess: Inputs = Inputs()
+    augment: Augmentation = Augmentation()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    split: Split = Split()
+
+    @field_validator("checkpoint_every")
+    @classmethod
+    def _interval(cls, text: str) -> str:
+        if not re.fullmatch(r"[1-9]\d*(epochs?|steps?|min)", text):
+            raise ValueError("such as 1epoch, 20steps or 5min")
+        return text
+
+    @field_validator("seed")
+    @classmethod
+    def _seed_fits(cls, seed: int) -> int:
+        if seed >= 2**63:
+            raise ValueError("below 2**63")
+        return seed
+
+    def with_fields(self, fields: Mapping[str, Any], origin: str = "--") -> "Recipe":
+        """A copy with fields set by dotted name, such as {"optimizer.lr": 0.1}.
+
+        Text is read as the field's type. `origin` stands before a name in messages. Raises
+        InputError naming every field that is unknown (with the nearest valid one) or ill-typed.
+        """
+        data = self.model_dump(exclude_none=True)
+        problems = []
+        for written, value in fields.items():
+            name = written.replace("-", "_")
+            if name not in FIELDS:
+                problems.append(f"{origin}{written} is no field of a recipe{nearest(name, FIELD_NAMES)}")
+                continue
+            *path, last = name.split(".")
+            part = data
+            for step in path:
+                part = part[step]
+            part[last] = _from_text(value, FIELDS[name]) if isinstance(value, str) else value
+        if not problems:
+            try:
+                return Recipe.model_validate(data)
+            except ValidationError as error:
+                problems = [f"{origin}{text}" for text in _messages(error)]
+        raise InputError("the recipe cannot be set so:", problems)
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def _fields(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """Dotted names of the settable fields, with their types."""
+    found: dict[str, Any] = {}
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            found |= _fields(info.annotation, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = info.annotation
+    return found
+
+
+FIELDS = _fields(Recipe)
+FIELD_NAMES = tuple(FIELDS)
+
+
+def _from_text(text: str, annotation: Any) -> Any:
+    """Text as it comes from the command line, split at commas where the field holds several."""
+    members = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
+    if any(typing.get_origin(member) is tuple for member in members):
+        return [part.strip() for part in text.strip("[]() ").split(",")]
+    if any(typing.get_origin(member) is Literal for member in members) and text.isdecimal():
+        return int(text)
+    return text
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+
+
+def _messages(error: ValidationError) -> list[str]:
+    """One line a problem: the dotted field, what it holds, what it may hold."""
+    lines = {}
+    for problem in error.errors():
+        # A union or a tuple adds its members' names behind the field's own.
+        place = [str(part) for part in problem["loc"]]
+        while len(place) > 1 and ".".join(place) not in FIELDS and problem["type"] != "extra_forbidden":
+            place.pop()
+        name = ".".join(place) or "recipe"
+        given = problem["input"]
+        if problem["type"] == "extra_forbidden":
+            lines[name] = f"{name} is no field of a recipe{nearest(name, FIELD_NAMES)}"
+        elif problem["type"] == "literal_error":
+            choices = _choices(FIELDS[name])
+            lines[name] = f"{name} = {given!r}: not a choice{nearest(str(given), choices)}"
+        elif isinstance(given, dict) and name not in FIELDS:
+            lines[name] = f"{name}: {problem['msg'].removeprefix('Value error, ')}"
+        else:
+            text = problem["msg"].removeprefix("Value error, ")
+            text = text.removeprefix("Input should be ").replace("a valid ", "")
+            lines[name] = f"{name} = {given!r}: should be {text}"
+    return list(lines.values())
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    found: tuple[str, ...] = ()
+    for member in typing.get_args(annotation) if _is_union(annotation) else (annotation,):
+        if typing.get_origin(member) is Literal:
+            found += tuple(str(choice) for choice in typing.get_args(member))
+    return found
+
+
+def parse_recipe(text: str, where: str) -> Recipe:
+    """A recipe from TOML. Raises InputError naming file, line and field of each problem."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"at line (\d+)", str(error))
+        raise InputError(f"{where}:{line[1] if line else 1}: not valid TOML ({error})") from None
+    try:
+        # JSON in strict mode: an array is a tuple, and the text "3" is no number.
+        return Recipe.model_validate_json(json.dumps(data, default=str), strict=True)
+    except ValidationError as error:
+        lines = _lines_of_fields(text)
+        problems = []
+        for message in _messages(error):
+            field = message.split(" ")[0].rstrip(":")
+            problems.append(f"{where}:{lines.get(field, 1)}: {message}")
+        raise InputError("the recipe has problems:", problems) from None
+
+
+def _lines_of_fields(text: str) -> dict[str, int]:
+    """The line on which each dotted field, or its section, stands in a TOML text."""
+    found, section = {}, ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[+\s*([\w.\-]+)\s*\]+", line):
+            section = header[1] + "."
+            found[header[1]] = number
+        elif field := re.match(r"\s*([\w.\-]+)\s*=", line):
+            found[section + field[1]] = number
+    return found
+
+
+def recipe_names() -> tuple[str, ...]:
+    folder = resources.files("reslab.recipes")
+    return tuple(sorted(item.name[:-5] for item in folder.iterdir() if item.name.endswith(".toml")))
+
+
+def recipe_text(name: str) -> str:
+    """The TOML file of a built-in recipe, with the comment that says what to expect of it."""
+    if name not in recipe_names():
+        raise InputError(f"no recipe {name!r}{nearest(name, recipe_names())}")
+    return (resources.files("reslab.recipes") / f"{name}.toml").read_text("utf-8")
+
+
+def load_recipe(name: str | Path) -> Recipe:
+    """A recipe by built-in name or TOML file."""
+    text = str(name)
+    path = Path(text).expanduser()
+    if text in recipe_names() and not path.is_file():
+        return parse_recipe(recipe_text(text), f"recipe {text}")
+    if path.suffix == ".toml" or path.is_file():
+        if not path.is_file():
+            raise InputError(f"{path}: no such recipe file")
+        try:
+            return parse_recipe(path.read_text("utf-8"), str(path))
+        except UnicodeDecodeError as error:
+            line = path.read_bytes()[: error.start].count(b"\n") + 1
+            raise InputError(f"{path}:{line}: not UTF-8; save the recipe as UTF-8") from None
+    raise InputError(f"no recipe {text!r}{nearest(text, recipe_names())}")

@@ -1,0 +1,139 @@
+"""The run folder: what a training run leaves behind, and how it is read again."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from reslab.errors import InputError
+from reslab.learning.recipe import Recipe, load_recipe
+from reslab.networks.model_file import MODEL_FILE
+from reslab.writing import write_safely
+
+_OWN = (
+    *["recipe.toml", "run.json", "history.jsonl", MODEL_FILE, "predictions.csv"],
+    *["curves.png", "preview.png", "checkpoints"],
+)
+
+
+class Run:
+    """A run folder.
+
+    `info` is the content of run.json; `test` and `validation` the scores once the run is done.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
+        self.info: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def model(self) -> Path:
+        return self.path / MODEL_FILE
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.path / "checkpoints" / "last.safetensors"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        return self.path / "checkpoints" / "best.safetensors"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.info["classes"])
+
+    @property
+    def test(self) -> dict[str, Any]:
+        """n, accuracy, loss and more on the test split, scored once with the best weights."""
+        return dict(self.info["test"])
+
+    @property
+    def validation(self) -> dict[str, Any] | None:
+        return self.info.get("validation")
+
+    @property
+    def finished(self) -> bool:
+        return self.info.get("status") == "finished"
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One record an epoch, as in history.jsonl."""
+        path = self.path / "history.jsonl"
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+    def recipe(self) -> Recipe:
+        return load_recipe(self.path / "recipe.toml")
+
+    def create(self, *, overwrite: bool) -> None:
+        """Make the folder. Raises InputError if it holds a run already, or other files."""
+        try:
+            held = sorted(item.name for item in self.path.iterdir()) if self.path.exists() else []
+            if held and not overwrite:
+                what = "a run already" if "run.json" in held else f"files ({held[0]}, ...)"
+                raise InputError(
+                    f"{self.path}: holds {what}; name another --out"
+                    + (
+                        ", add --overwrite, or go on with `reslab resume`"
+                        if "run.json" in held
+                        else ""
+                    )
+                )
+            if held and "run.json" not in held:
+                raise InputError(f"{self.path}: holds files and no run; it is not overwritten")
+            for name in _OWN:
+                item = self.path / name
+                if item.is_dir():
+                    shutil.rmtree(item)
+                else:
+                    item.unlink(missing_ok=True)
+            (self.path / "checkpoints").mkdir(parents=True)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be made a run folder ({error})") from None
+
+    def write_info(self, **changes: Any) -> None:
+        """Set fields of run.json."""
+        self.info |= changes
+        text = json.dumps(self.info, indent=2, ensure_ascii=False)
+        write_safely(self.path / "run.json", f"{text}\n".encode())
+
+    def append_history(self, record: dict[str, Any]) -> None:
+        with (self.path / "history.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def cut_history(self, lines: int) -> None:
+        """Keep the first lines: what came after the checkpoint will be written again."""
+        kept = self.history[:lines]
+        text = "".join(json.dumps(record) + "\n" for record in kept)
+        write_safely(self.path / "history.jsonl", text.encode())
+
+
+def open_run(path: str | Path) -> Run:
+    """A run that exists. Raises InputError if the folder holds none."""
+    run = Run(path)
+    place = run.path / "run.json"
+    try:
+        run.info = json.loads(place.read_text("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{run.path}: no run folder (it has no run.json)") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{place}: cannot be read ({error})") from None
+    if not isinstance(run.info, dict) or "classes" not in run.info:
+        raise InputError(f"{place}: not written by reslab")
+    return run
+
+
+def new_run_folder(recipe: str, data: str) -> Path:
+    """The next free runs/<recipe>-<data>-<number>."""
+    stem = f"{recipe}-{Path(data).name.split('.')[0] or 'data'}"
+    number = 1
+    while (Path("runs") / f"{stem}-{number}").exists():
+        number += 1
+    return Path("runs") / f"{stem}-{number}"

@@ -1,0 +1,417 @@
+"""A training run from data to run folder: `train` begins one, `resume` goes on with one."""
+
+import platform
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+
+import reslab
+from reslab.errors import InputError, InterruptedRun
+from reslab.judging.charts import draw_curves
+from reslab.judging.predictions import write_predictions
+from reslab.learning.checkpoint import load_checkpoint, save_checkpoint
+from reslab.learning.device import choose_device, choose_precision, device_name
+from reslab.learning.display import Display
+from reslab.learning.loop import EpochEnd, Step, TrainingState, judge, train_epochs
+from reslab.learning.optimizers import build_optimizer
+from reslab.learning.preparation import DataSource, Prepared, default_recipe, prepare
+from reslab.learning.recipe import Recipe, load_recipe
+from reslab.learning.run import Run, new_run_folder, open_run
+from reslab.learning.sheet import draw_training_sheet
+from reslab.networks.catalogue import head_prefix
+from reslab.networks.model_file import Model, SplitOrigin, load_model, save_model
+
+
+def train(
+    data: str | Path,
+    *,
+    recipe: str | Path | Recipe | None = None,
+    out: str | Path | None = None,
+    seed: int | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    network: str | None = None,
+    weights: str | Path | None = None,
+    precision: str | None = None,
+    checkpoint_every: str | None = None,
+    fields: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    test: str | Path | None = None,
+    val: str | Path | None = None,
+    root: str | Path | None = None,
+    data_root: str | Path | None = None,
+    watch_test: bool = False,
+    leave_out_unreadable: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Run:
+    """Train a network on labelled pictures and score it once on the test split.
+
+    data: a built-in name, a folder, a list file, a CSV or a zip.
+    recipe: a name, a TOML file or a Recipe; by the pictures' size if None.
+    fields: any recipe field by dotted name, such as {"optimizer.lr": 0.1}.
+    out: the run folder; runs/<recipe>-<data>-<number> if None.
+    watch_test: score the test split after each epoch too; it chooses nothing.
+    Returns the finished run. Raises InputError for anything the user can mend, InterruptedRun
+    after a signal, with the state saved.
+    """
+    started = time.perf_counter()
+    display = Display(quiet=quiet)
+    given = {
+        "seed": seed,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "optimizer.lr": lr,
+        "network": network,
+        "weights": None if weights is None else str(weights),
+        "precision": precision,
+        "checkpoint_every": checkpoint_every,
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    changes |= fields or {}
+    # What can be wrong with the command is found before the data is read.
+    chosen = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
+    (chosen or Recipe()).with_fields(changes)
+    device = choose_device(device)
+    if out is not None:
+        _refuse_held(Path(out).expanduser(), overwrite)
+    source = DataSource(
+        str(data),
+        *(None if item is None else str(item) for item in (test, val, root, data_root)),
+        leave_out_unreadable,
+    )
+    pictures = source.read(display.track)
+    chosen = (chosen or default_recipe(pictures)).with_fields(changes)
+    prepared = prepare(pictures, chosen, display.track)
+    run = Run(out) if out is not None else Run(new_run_folder(chosen.name, str(data)))
+    run.create(overwrite=overwrite)
+    (run.path / "recipe.toml").write_text(prepared.recipe.to_toml(), "utf-8")
+    run.write_info(
+        **_description(prepared, source, device, watch_test),
+        seconds={"data": time.perf_counter() - started, "features": 0.0},
+    )
+    draw_training_sheet(prepared.batches, prepared.pictures.classes, run.path / "preview.png")
+    return _work(run, prepared, device, display, began=started, fresh=True)
+
+
+def resume(
+    run: str | Path, *, epochs: int | None = None, device: str = "auto", quiet: bool = False
+) -> Run:
+    """Go on with a run where it stopped, or, with `epochs`, further than it was to go.
+
+    Raises InputError if the data has changed or the schedule does not allow more epochs.
+    """
+    started = time.perf_counter()
+    display = Display(quiet=quiet)
+    device = choose_device(device)
+    opened = open_run(run)
+    recipe = opened.recipe()
+    if epochs is not None and epochs != recipe.epochs:
+        _refuse_extension(recipe, epochs)
+        recipe = recipe.with_fields({"epochs": epochs})
+    elif opened.finished:
+        display.say(f"{opened.path} is finished; name more --epochs to go further")
+        return opened
+    if not opened.last_checkpoint.exists():
+        raise InputError(f"{opened.path}: no checkpoint to go on from; train anew")
+    try:
+        source = DataSource(**opened.info["source"])
+    except (KeyError, TypeError):
+        raise InputError(f"{opened.path}/run.json: does not say where the data is") from None
+    prepared = prepare(source.read(display.track), recipe, display.track)
+    (opened.path / "recipe.toml").write_text(prepared.recipe.to_toml(), "utf-8")
+    return _work(opened, prepared, device, display, began=started, fresh=False)
+
+
+def _refuse_held(out: Path, overwrite: bool) -> None:
+    """Say that the run folder is taken before the data is read, not after."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: a file stands there")
+    if (out / "run.json").exists() and not overwrite:
+        raise InputError(
+            f"--out {out}: holds a run already; name another folder, add --overwrite, or go on with"
+            " `reslab resume`"
+        )
+
+
+def _refuse_extension(recipe: Recipe, epochs: int) -> None:
+    if epochs < recipe.epochs:
+        raise InputError(f"--epochs {epochs}: the run is to go {recipe.epochs} epochs already")
+    if recipe.schedule.name != "constant" or recipe.schedule.warmup:
+        raise InputError(
+            f"--epochs {epochs}: the {recipe.schedule.name} schedule spans the whole run, so more"
+            " epochs would be another run; train anew with --epochs"
+        )
+
+
+def _description(
+    prepared: Prepared, source: DataSource, device: str, watch_test: bool
+) -> dict[str, Any]:
+    """The fields of run.json that are known before the first step."""
+    pictures = prepared.pictures
+    return {
+        "status": "running",
+        "recipe": prepared.recipe.name,
+        "network": prepared.recipe.network,
+        "data": pictures.name,
+        "source": source.as_dict(),
+        "classes": list(pictures.classes),
+        "preprocessing": prepared.preprocessing.model_dump(mode="json"),
+        "counts": pictures.counts(),
+        "carved": list(prepared.carved),
+        "left_out": list(pictures.left_out),
+        "notes": list(pictures.notes),
+        "fingerprint": prepared.fingerprint,
+        "parameters": sum(p.numel() for p in prepared.network.parameters()),
+        "device": device,
+        "device_name": device_name(device),
+        "threads": torch.get_num_threads(),
+        "watch_test": watch_test,
+        "versions": {
+            "reslab": reslab.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _work(
+    run: Run, prepared: Prepared, device: str, display: Display, *, began: float, fresh: bool
+) -> Run:
+    """Train from the run's state to its end, then judge; every exit leaves the state saved."""
+    recipe = prepared.recipe
+    precision, reason = choose_precision(recipe.precision)
+    network = prepared.network.to(device)
+    frozen = _frozen_state(network, recipe)
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    state = TrainingState(network, build_optimizer(recipe.optimizer, trained))
+    if fresh:
+        save_checkpoint(run.last_checkpoint, state, prepared.fingerprint)
+    else:
+        load_checkpoint(run.last_checkpoint, state, prepared.fingerprint)
+        run.cut_history(state.progress.history_lines)
+    run.write_info(status="running", precision=precision, precision_reason=reason)
+    _announce(run, prepared, display)
+    judged = {
+        name: prepared.stores[name]
+        for name in ("validation", "test")
+        if name in prepared.stores and (name == "validation" or run.info["watch_test"])
+    }
+    events = train_epochs(
+        state, recipe, prepared.batches, judged, prepared.preprocessing, device, precision
+    )
+    progress = state.progress
+    due = _Due(recipe.checkpoint_every)
+    done = progress.epoch * len(prepared.batches) + progress.step
+    with (
+        _catching_signals() as caught,
+        display.training(recipe.epochs, len(prepared.batches), done),
+    ):
+        for event in _failing_safely(events, run):
+            if isinstance(event, EpochEnd):
+                run.append_history(event.record)
+                if event.best:
+                    save_model(run.best_checkpoint, network.state_dict(), _model(prepared))
+                display.epoch(event)
+            else:
+                display.step(event)
+            if due.now(isinstance(event, EpochEnd)) or caught:
+                save_checkpoint(run.last_checkpoint, state, prepared.fingerprint)
+            if caught:
+                break
+        else:
+            save_checkpoint(run.last_checkpoint, state, prepared.fingerprint)
+    _assert_frozen(network, frozen)
+    if caught:
+        raise _interrupted(run, state, caught[0])
+    return _finish(run, prepared, state, device, display, began)
+
+
+def _finish(
+    run: Run,
+    prepared: Prepared,
+    state: TrainingState,
+    device: str,
+    display: Display,
+    began: float,
+) -> Run:
+    """Score the best weights once on test and write what the run is for."""
+    recipe, progress = prepared.recipe, state.progress
+    _publish_best(run)
+    best = load_model(run.best_checkpoint).network.to(device)
+    best = best.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    started = time.perf_counter()
+    results: dict[str, Any] = {"test": None, "validation": None}
+    for split in ("validation", "test"):
+        if split in prepared.stores:
+            store = prepared.stores[split]
+            found, logits = judge(
+                best, store, prepared.preprocessing, recipe.eval_batch_size, device
+            )
+            results[split] = found.as_dict(prepared.pictures.classes)
+            if split == "test":
+                classes = prepared.pictures.classes
+                write_predictions(run.path / "predictions.csv", store.samples, classes, logits)
+    ended = time.perf_counter()
+    _draw_curves(run)
+    earlier = run.info["seconds"].get("total", 0.0)
+    run.write_info(
+        status="finished",
+        **results,
+        epochs=progress.epoch,
+        best_epoch=progress.best_epoch,
+        seconds=run.info["seconds"]
+        | {
+            "train": progress.train_seconds,
+            "evaluate": progress.evaluate_seconds + ended - started,
+            "total": earlier + ended - began,
+        },
+    )
+    return run
+
+
+def _announce(run: Run, prepared: Prepared, display: Display) -> None:
+    pictures, recipe, info = prepared.pictures, prepared.recipe, run.info
+    counts = ", ".join(f"{count:,} {name}" for name, count in pictures.counts().items())
+    display.say(f"data       {pictures.name}: {len(pictures.classes)} classes; {counts}")
+    if prepared.carved:
+        display.say(f"           {' and '.join(prepared.carved)} carved from train")
+    trains = "all weights" if recipe.train == "all" else "the head on a frozen backbone"
+    display.say(
+        f"network    {recipe.network}: {info['parameters']:,} parameters; trains {trains}"
+    )
+    display.say(f"recipe     {recipe.name}, seed {recipe.seed}")
+    display.say(f"device     {info['device_name']}, {info['precision']} ({info['precision_reason']})")
+    display.say(f"run        {run.path}")
+    for note in pictures.notes:
+        display.warn(note)
+    if pictures.left_out:
+        display.warn(f"{len(pictures.left_out):,} unreadable picture(s) left out, see run.json")
+
+
+def _model(prepared: Prepared) -> Model:
+    split = prepared.recipe.split
+    origin = SplitOrigin(
+        fingerprint=prepared.fingerprint,
+        validation=split.validation,
+        test=split.test,
+        seed=split.seed,
+    )
+    return Model(
+        prepared.network,
+        prepared.spec,
+        prepared.pictures.classes,
+        prepared.preprocessing,
+        origin,
+    )
+
+
+def _frozen_state(network: nn.Module, recipe: Recipe) -> dict[str, torch.Tensor]:
+    if recipe.train == "all":
+        return {}
+    head = head_prefix(recipe.network)
+    return {
+        key: value.detach().clone()
+        for key, value in network.state_dict().items()
+        if not key.startswith(head)
+    }
+
+
+def _assert_frozen(network: nn.Module, frozen: dict[str, torch.Tensor]) -> None:
+    """Frozen is frozen, parameters and buffers: anything else is a defect of ours."""
+    now = network.state_dict()
+    changed = [key for key, value in frozen.items() if not torch.equal(now[key], value)]
+    if changed:
+        raise AssertionError(f"the frozen backbone changed: {', '.join(changed[:5])}")
+
+
+def _publish_best(run: Run) -> None:
+    run.model.write_bytes(run.best_checkpoint.read_bytes())
+
+
+def _draw_curves(run: Run) -> None:
+    title = f"{run.info['recipe']} on {run.info['data']}"
+    draw_curves(run.history, run.path / "curves.png", title)
+
+
+def _interrupted(run: Run, state: TrainingState, number: int) -> InterruptedRun:
+    """Leave what is done usable: the best model so far and the curves."""
+    progress = state.progress
+    if run.best_checkpoint.exists():
+        _publish_best(run)
+        _draw_curves(run)
+    run.write_info(status="interrupted", epochs=progress.epoch, best_epoch=progress.best_epoch)
+    return InterruptedRun(
+        f"stopped in epoch {progress.epoch} after {progress.step} steps; the state is saved."
+        f" Go on with: reslab resume {run.path}",
+        number,
+    )
+
+
+def _failing_safely(
+    events: Iterator[Step | EpochEnd], run: Run
+) -> Iterator[Step | EpochEnd]:
+    """The events; a run that diverges is recorded as failed and keeps its best model so far."""
+    try:
+        yield from events
+    except InputError as error:
+        if run.best_checkpoint.exists():
+            _publish_best(run)
+            _draw_curves(run)
+        run.write_info(status="failed", error=str(error))
+        raise
+
+
+class _Due:
+    """Whether a checkpoint is due, by the recipe's `checkpoint_every`."""
+
+    def __init__(self, every: str) -> None:
+        digits = "".join(c for c in every if c.isdigit())
+        self.count = int(digits)
+        self.unit = every.removeprefix(digits).rstrip("s")
+        self.steps = self.epochs = 0
+        self.last = time.monotonic()
+
+    def now(self, epoch_ended: bool) -> bool:
+        if epoch_ended:
+            self.epochs += 1
+        else:
+            self.steps += 1
+        due = {
+            "epoch": epoch_ended and self.epochs % self.count == 0,
+            "step": not epoch_ended and self.steps % self.count == 0,
+            "min": time.monotonic() - self.last >= 60 * self.count,
+        }[self.unit]
+        if due:
+            self.last = time.monotonic()
+        return due
+
+
+@contextmanager
+def _catching_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM inside the block; a second SIGINT interrupts at once."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if caught and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""Networks: the published ones, a small modern one, and pretrained backbones."""

@@ -1,0 +1,157 @@
+"""The model file: safetensors whose header carries architecture, classes and preprocessing."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import nn
+
+from reslab.errors import InputError
+from reslab.networks.catalogue import NetworkSpec, build_network
+from reslab.pictures.preprocessing import Preprocessing
+from reslab.writing import write_safely
+
+FORMAT = 1
+MODEL_FILE = "model.safetensors"
+
+
+class SplitOrigin(BaseModel):
+    """How the training data was split, so that a later evaluation can find the test part again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fingerprint: str
+    validation: float
+    test: float
+    seed: int
+
+
+class _Header(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=False)
+
+    format: int
+    network: str
+    channels: int
+    size: tuple[int, int]
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    origin: SplitOrigin | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network with all it needs to be used."""
+
+    network: nn.Module
+    spec: NetworkSpec
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    origin: SplitOrigin | None = None
+
+
+def save_model(path: Path, state: dict[str, torch.Tensor], model: Model) -> None:
+    """Write a state with a model's description. The same content gives the same bytes."""
+    header = {
+        "format": FORMAT,
+        "network": model.spec.name,
+        "channels": model.spec.channels,
+        "size": model.spec.size,
+        "classes": model.classes,
+        "preprocessing": model.preprocessing.model_dump(),
+        "origin": model.origin.model_dump() if model.origin else None,
+    }
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    text = json.dumps(header, ensure_ascii=False, sort_keys=True)
+    write_safely(path, safetensors.torch.save(tensors, {"reslab": text}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """(tensors, our JSON header) of a file reslab wrote. Raises InputError for any other file."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such model file")
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start == b"PK" or start[:1] == b"\x80":
+        raise InputError(
+            f"{path}: this is a pickle (a PyTorch .pt or .pth file), which can run code on loading;"
+            " reslab opens only its own model.safetensors"
+        )
+    try:
+        with safetensors.safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path}: not a readable model file ({error})") from None
+    try:
+        header = json.loads(metadata["reslab"])
+    except (KeyError, ValueError):
+        header = None
+    if not isinstance(header, dict):
+        raise InputError(
+            f"{path}: safetensors without reslab's header (architecture, classes, preprocessing);"
+            " to start from such weights use train --weights"
+        )
+    return tensors, header
+
+
+def load_model(location: str | Path) -> Model:
+    """A model from a run folder or its model file; nothing in the file is executed.
+
+    Raises InputError if it is missing, damaged, or not a model.
+    """
+    path = Path(location).expanduser()
+    if path.is_dir():
+        if not (path / MODEL_FILE).is_file():
+            raise InputError(f"{path}: a folder without {MODEL_FILE}; is it a finished run?")
+        path = path / MODEL_FILE
+    tensors, found = read_tensors(path)
+    try:
+        header = _Header.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: header field {field}: {first['msg']}") from None
+    if header.format != FORMAT:
+        raise InputError(f"{path}: model format {header.format}; this reslab reads {FORMAT}")
+    if len(header.classes) < 2 or len(set(header.classes)) != len(header.classes):
+        raise InputError(f"{path}: the header's classes are too few or repeat")
+    spec = NetworkSpec(header.network, len(header.classes), header.channels, header.size)
+    network = build_network(spec)
+    _check_state(path, tensors, network.state_dict())
+    network.load_state_dict(tensors, assign=True)
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    return Model(network.eval(), spec, header.classes, header.preprocessing, header.origin)
+
+
+def _check_state(
+    path: Path, tensors: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
+) -> None:
+    problems = [f"{key}: missing" for key in wanted if key not in tensors]
+    problems += [f"{key}: unknown" for key in tensors if key not in wanted]
+    for key, value in tensors.items():
+        if key not in wanted:
+            continue
+        if value.shape != wanted[key].shape or value.dtype != wanted[key].dtype:
+            problems.append(
+                f"{key}: {tuple(value.shape)} {value.dtype} where the network has"
+                f" {tuple(wanted[key].shape)} {wanted[key].dtype}"
+            )
+        elif value.is_floating_point() and not bool(value.isfinite().all()):
+            problems.append(f"{key}: holds NaN or infinity")
+    if problems:
+        raise InputError(f"{path}: the weights do not fit the header's network:", problems)
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """The header's content as plain data."""
+    return {
+        **asdict(model.spec),
+        "classes": list(model.classes),
+        "preprocessing": model.preprocessing.model_dump(mode="json"),
+    }

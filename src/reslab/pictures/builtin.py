@@ -1,0 +1,89 @@
+"""Built-in data sets: digits from scikit-learn, the others through torchvision's own classes."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from reslab.errors import InputError
+from reslab.pictures.table import Pictures, Samples
+
+BUILTINS = {
+    "digits": "1,797 handwritten digits, 8x8, in scikit-learn: no download",
+    "mnist": "70,000 handwritten digits, 28x28",
+    "fashion-mnist": "70,000 pictures of clothes, 28x28",
+    "cifar10": "60,000 pictures of 10 classes, 32x32",
+    "cifar100": "60,000 pictures of 100 classes, 32x32",
+}
+_TORCHVISION = {
+    "mnist": "MNIST",
+    "fashion-mnist": "FashionMNIST",
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+}
+_FOLDERS = {
+    "mnist": "MNIST/raw",
+    "fashion-mnist": "FashionMNIST/raw",
+    "cifar10": "cifar-10-batches-py",
+    "cifar100": "cifar-100-python",
+}
+
+
+def cache_folder() -> Path:
+    """The user's cache: RESLAB_CACHE, else the platform's custom."""
+    if given := os.environ.get("RESLAB_CACHE"):
+        return Path(given).expanduser()
+    if os.name == "nt":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "reslab"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "reslab"
+
+
+def open_builtin(name: str, data_root: str | Path | None) -> Pictures:
+    """A built-in data set, from `data_root`, RESLAB_DATA or the cache; downloaded if absent."""
+    if name == "digits":
+        return _digits()
+    given = data_root or os.environ.get("RESLAB_DATA")
+    root = Path(given).expanduser() if given else cache_folder() / "data"
+    import torchvision
+
+    present = (root / _FOLDERS[name]).is_dir()
+    data_set = getattr(torchvision.datasets, _TORCHVISION[name])
+    splits = {}
+    for split in ("train", "test"):
+        try:
+            found = data_set(str(root), train=split == "train", download=not present)
+        except Exception as error:  # torchvision raises what it meets: OSError, ValueError, ...
+            raise InputError(_missing(name, root, present, error)) from None
+        pixels, labels = torch.as_tensor(found.data), found.targets
+        pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
+        splits[split] = _samples(split, pixels, np.asarray(labels, dtype=np.int64))
+    classes = tuple(str(label) for label in found.classes)
+    if name == "mnist":  # torchvision names them "0 - zero"
+        classes = tuple(str(digit) for digit in range(10))
+    return Pictures(name, classes, splits)
+
+
+def _missing(name: str, root: Path, present: bool, error: Exception) -> str:
+    folder = root / _FOLDERS[name]
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if present:
+        return f"{folder}: {name} is incomplete or damaged ({reason}); delete the folder or mend it"
+    return (
+        f"{name} is not in {root} and could not be downloaded ({reason});"
+        f" put its files into {folder} or name their folder with --data-root"
+    )
+
+
+def _digits() -> Pictures:
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    pixels = torch.from_numpy(np.rint(found.images * (255 / 16)).astype(np.uint8))[:, None]
+    samples = _samples("digits", pixels, found.target.astype(np.int64))
+    return Pictures("digits", tuple(str(digit) for digit in range(10)), {"train": samples})
+
+
+def _samples(name: str, pixels: torch.Tensor, labels: np.ndarray) -> Samples:
+    return Samples(tuple(f"{name}/{row:05d}" for row in range(len(labels))), labels, pixels=pixels)

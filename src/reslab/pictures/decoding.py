@@ -1,0 +1,84 @@
+"""Bytes of a picture file to uint8 pixels, the same for training, judging and prediction.
+
+What a file may hold: grey, RGB, palette, alpha (laid over white), 16 bits a channel (scaled to
+8), CMYK; the EXIF orientation is applied; of an animation the first frame counts.
+"""
+
+import io
+import warnings
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+WHITE = (255, 255, 255, 255)
+
+
+class UnreadablePicture(ValueError):
+    """The bytes are no picture that can be read in full; the message says why."""
+
+
+def decode(data: bytes, channels: int) -> torch.Tensor:
+    """The picture in a file's bytes: uint8 of shape (C, H, W), C being 1 (luma) or 3 (RGB).
+
+    Raises UnreadablePicture if the file is truncated, damaged, too large or not a picture.
+    """
+    if not data:
+        raise UnreadablePicture("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's size warning comes before its size error
+            with Image.open(io.BytesIO(data)) as opened:
+                opened.load()
+                return from_pillow(opened, channels)
+    except UnreadablePicture:
+        raise
+    except Image.UnidentifiedImageError:
+        raise UnreadablePicture("not a picture in a known format") from None
+    except Image.DecompressionBombError as error:
+        raise UnreadablePicture(f"too large to decode safely ({error})") from None
+    except MemoryError:
+        raise UnreadablePicture("too large for this machine's memory") from None
+    except Exception as error:  # the codecs raise whatever a damaged file makes them meet
+        raise UnreadablePicture(f"cannot be decoded ({error})") from None
+
+
+def from_pillow(picture: Image.Image, channels: int) -> torch.Tensor:
+    """A Pillow picture as uint8 of shape (C, H, W), upright."""
+    picture = ImageOps.exif_transpose(picture)
+    picture = _flattened(_eight_bit(picture))
+    array = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+    pixels = torch.from_numpy(array.copy())
+    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
+
+
+def _eight_bit(picture: Image.Image) -> Image.Image:
+    """Deep grey pictures scaled to 8 bits: Pillow's own conversion would clip them to white."""
+    if picture.mode.startswith("I"):
+        deep = np.asarray(picture).astype(np.int64)
+        if deep.min() < 0 or deep.max() > 65535:
+            raise UnreadablePicture("32-bit integer pixels; save it with 8 or 16 bits a channel")
+        return Image.fromarray(((deep * 255 + 32767) // 65535).astype(np.uint8))
+    if picture.mode == "F":
+        raise UnreadablePicture("floating-point pixels; save it with 8 or 16 bits a channel")
+    return picture
+
+
+def _flattened(picture: Image.Image) -> Image.Image:
+    """Transparent parts laid over white: what stands in their colour channels is arbitrary."""
+    if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
+        layer = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, WHITE), layer)
+    return picture
+
+
+def with_channels(pixels: torch.Tensor, channels: int) -> torch.Tensor:
+    """uint8 pictures of shape (N, C, H, W) with 1 or 3 channels, as `decode` would give them."""
+    if pixels.shape[1] == channels:
+        return pixels
+    if channels == 3:
+        return pixels.expand(-1, 3, -1, -1)
+    # ITU-R 601-2 luma in Pillow's own fixed-point form.
+    red, green, blue = pixels.to(torch.int32).unbind(1)
+    luma = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
+    return luma.to(torch.uint8)[:, None]

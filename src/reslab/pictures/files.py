@@ -1,0 +1,157 @@
+"""Where bytes come from: a folder or a zip archive, both read only, with the same three calls."""
+
+import os
+import threading
+import zipfile
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from reslab.errors import InputError
+
+PICTURE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .bmp .dib .gif .webp .tif .tiff .ppm .pgm .pbm .pnm".split()
+)
+
+
+def is_picture_name(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES
+
+
+def is_hidden(name: str) -> bool:
+    """Whether any part of a relative path starts with a dot, or is an archive's own litter."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+
+
+class Files(Protocol):
+    """A read-only tree of files, addressed by relative names with forward slashes."""
+
+    @property
+    def location(self) -> Path: ...
+
+    def names(self) -> list[str]:
+        """Every file that is not hidden, sorted."""
+        ...
+
+    def folders(self) -> list[str]:
+        """Every folder that is not hidden, sorted: an empty class folder counts too."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file. Raises OSError."""
+        ...
+
+    def has(self, name: str) -> bool: ...
+
+    def where(self, name: str) -> str:
+        """How a message names the file."""
+        ...
+
+
+class Folder:
+    """The files below a folder. Symbolic links are followed, a loop of them only once."""
+
+    def __init__(self, location: Path) -> None:
+        self.location = location
+        self._walked: tuple[list[str], list[str]] | None = None
+
+    def _walk(self) -> tuple[list[str], list[str]]:
+        if self._walked is None:
+            names, folders, seen = [], [], {os.path.realpath(self.location)}
+            for here, subfolders, files in os.walk(self.location, followlinks=True):
+                base = Path(here).relative_to(self.location)
+                kept = []
+                for name in subfolders:
+                    real = os.path.realpath(os.path.join(here, name))  # noqa: PTH118 (speed)
+                    if not name.startswith(".") and real not in seen:
+                        seen.add(real)
+                        kept.append(name)
+                subfolders[:] = kept
+                prefix = "" if base == Path() else base.as_posix() + "/"
+                folders += [prefix + name for name in kept]
+                names += [prefix + name for name in files if not name.startswith(".")]
+            self._walked = sorted(names), sorted(folders)
+        return self._walked
+
+    def names(self) -> list[str]:
+        return self._walk()[0]
+
+    def folders(self) -> list[str]:
+        return self._walk()[1]
+
+    def read(self, name: str) -> bytes:
+        return (self.location / name).read_bytes()
+
+    def has(self, name: str) -> bool:
+        return (self.location / name).is_file()
+
+    def where(self, name: str) -> str:
+        return str(self.location / name)
+
+
+class Archive:
+    """The files in a zip, read in place. A single folder at its top is stepped into."""
+
+    def __init__(self, location: Path) -> None:
+        self.location = location
+        try:
+            self._zip = zipfile.ZipFile(location)
+        except (zipfile.BadZipFile, OSError, EOFError) as error:
+            raise InputError(f"{location}: not a readable zip archive ({error})") from None
+        self._lock = threading.Lock()
+        members = {_member_name(info): info for info in self._zip.infolist()}
+        tops = {name.split("/")[0] for name in members if not is_hidden(name)}
+        nested = any("/" in name.rstrip("/") for name in members if not is_hidden(name))
+        prefix = f"{tops.pop()}/" if len(tops) == 1 and nested else ""
+        # A zip of `train/<class>/...` alone has one top folder too, and it is a split's name.
+        if prefix.rstrip("/") in ("train", "test", "val"):
+            prefix = ""
+        self._prefix = prefix
+        self._members = {
+            name.removeprefix(prefix): info
+            for name, info in members.items()
+            if name.startswith(prefix) and name != prefix and not is_hidden(name)
+        }
+
+    def names(self) -> list[str]:
+        return sorted(name for name in self._members if not name.endswith("/"))
+
+    def folders(self) -> list[str]:
+        found = {name.rstrip("/") for name in self._members if name.endswith("/")}
+        for name in self._members:
+            found.update(str(parent) for parent in PurePosixPath(name).parents if str(parent) != ".")
+        return sorted(found)
+
+    def read(self, name: str) -> bytes:
+        try:
+            with self._lock:
+                return self._zip.read(self._members[name])
+        except KeyError:
+            raise FileNotFoundError(2, "no such member", self.where(name)) from None
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
+            raise OSError(f"damaged or encrypted in the archive ({error})") from None
+        except Exception as error:  # zlib.error, lzma.LZMAError: each codec raises its own
+            raise OSError(f"damaged in the archive ({error})") from None
+
+    def has(self, name: str) -> bool:
+        return name in self._members and not name.endswith("/")
+
+    def where(self, name: str) -> str:
+        return f"{self.location}:{self._prefix}{name}"
+
+
+def _member_name(info: zipfile.ZipInfo) -> str:
+    """The member's name; archives made on Chinese Windows hold GBK bytes without saying so."""
+    if info.flag_bits & 0x800:
+        return info.filename
+    raw = info.filename.encode("cp437", "replace")
+    for encoding in ("utf-8", "gb18030"):
+        try:
+            return raw.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return info.filename
+
+
+def printable(name: str) -> str:
+    """A file name that can be printed: bytes that are not UTF-8 become escapes."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,104 @@
+"""The preprocessing contract: what stands between a decoded picture and the network.
+
+One small frozen record, applied alike in evaluation, prediction and serving; it travels in the
+model file.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from reslab.pictures.settings import Interpolation, Mode, Size
+
+class Preprocessing(BaseModel):
+    """How a picture becomes a network's input.
+
+    size: (height, width) of the input in pixels.
+    mode: "squash" to the size; "crop" the middle after shrinking the picture until
+        `crop_fraction` of it fills the size; "letterbox" to fit, padded with the mean colour.
+    mean, std: of pixels in [0, 1], one value a channel.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: Size
+    mode: Mode = "squash"
+    interpolation: Interpolation = "bilinear"
+    crop_fraction: float = Field(default=1.0, gt=0, le=1)
+    channels: Literal[1, 3]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _one_value_a_channel(self) -> "Preprocessing":
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise ValueError(f"{name} needs {self.channels} value(s), one a channel")
+        if not all(value > 0 for value in self.std):
+            raise ValueError("std must be positive")
+        return self
+
+    def fit(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Bring uint8 pictures (N, C, H, W) of one size to the input's size, still uint8.
+
+        Integer arithmetic, within one level of Pillow's resize with the same filter; the
+        result for a picture does not depend on the batch it stands in.
+        """
+        height, width = pixels.shape[-2:]
+        target_height, target_width = self.size
+        if (height, width) == self.size and (self.mode != "crop" or self.crop_fraction == 1):
+            return pixels
+        if self.mode == "squash":
+            return resize(pixels, self.size, self.interpolation)
+        scales = target_height / height, target_width / width
+        if self.mode == "letterbox":
+            scale = min(scales)
+            inner = resize(pixels, _scaled(height, width, scale), self.interpolation)
+            return self._padded(inner)
+        scale = max(scales) / self.crop_fraction
+        outer = resize(pixels, _scaled(height, width, scale, self.size), self.interpolation)
+        top = round((outer.shape[-2] - target_height) / 2)
+        left = round((outer.shape[-1] - target_width) / 2)
+        return outer[..., top : top + target_height, left : left + target_width]
+
+    def _padded(self, inner: torch.Tensor) -> torch.Tensor:
+        height, width = self.size
+        fill = torch.tensor([round(255 * value) for value in self.mean], dtype=torch.uint8)
+        canvas = fill[None, :, None, None].repeat(len(inner), 1, height, width)
+        top, left = (height - inner.shape[-2]) // 2, (width - inner.shape[-1]) // 2
+        canvas[..., top : top + inner.shape[-2], left : left + inner.shape[-1]] = inner
+        return canvas
+
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Network input (N, C, H, W), float32, from uint8 or from floats in [0, 1]."""
+        floats = pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels
+        if any(self.mean):
+            floats = floats - torch.tensor(self.mean).view(1, -1, 1, 1)
+        if any(value != 1 for value in self.std):
+            floats = floats / torch.tensor(self.std).view(1, -1, 1, 1)
+        return floats
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 pictures (N, C, H, W) of any one size to network input."""
+        return self.normalise(self.fit(pixels))
+
+
+def _scaled(
+    height: int, width: int, scale: float, least: tuple[int, int] = (1, 1)
+) -> tuple[int, int]:
+    # The small term keeps an exact product such as 256 from being cut to 255 by rounding error.
+    return (
+        max(least[0], int(height * scale + 1e-6)),
+        max(least[1], int(width * scale + 1e-6)),
+    )
+
+
+def resize(pixels: torch.Tensor, size: tuple[int, int], interpolation: str) -> torch.Tensor:
+    """uint8 pictures (N, C, H, W) resized with antialiasing, uint8."""
+    if tuple(pixels.shape[-2:]) == size:
+        return pixels
+    if interpolation == "nearest":
+        return F.interpolate(pixels, size, mode="nearest-exact")
+    return F.interpolate(pixels, size, mode=interpolation, antialias=True)

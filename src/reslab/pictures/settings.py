@@ -1,0 +1,63 @@
+"""Settings of the data path, as a recipe holds them: plain typed records, no torch."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
+
+Mode = Literal["squash", "crop", "letterbox"]
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+
+
+def _pair(value: Any) -> Any:
+    """Let one number stand for a square."""
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    if isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]
+    return (value, value) if isinstance(value, int | str) else value
+
+
+Size = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_pair)]
+
+
+class Augmentation(BaseModel):
+    """What is drawn anew for each picture in each epoch. The defaults change nothing.
+
+    resize: (height, width) the picture is brought to first; a larger one than the input's
+        leaves room for the centre crop.
+    rotate: degrees; the angle is uniform in [-rotate, rotate], corners become black.
+    zoom: least side of a crop, as a fraction of the picture's; 1 is none.
+    shift: largest translation, as a fraction of each side; what comes in is black.
+    flip_horizontal, flip_vertical, grey: probabilities.
+    brightness, contrast, saturation: factors are uniform in [1 - x, 1 + x].
+    hue: shift uniform in [-hue, hue], in turns of the colour wheel.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    resize: Size | None = None
+    rotate: float = Field(default=0, ge=0, le=180)
+    zoom: float = Field(default=1, gt=0, le=1)
+    shift: float = Field(default=0, ge=0, le=0.5)
+    flip_horizontal: float = Field(default=0, ge=0, le=1)
+    flip_vertical: float = Field(default=0, ge=0, le=1)
+    brightness: float = Field(default=0, ge=0, le=1)
+    contrast: float = Field(default=0, ge=0, le=1)
+    saturation: float = Field(default=0, ge=0, le=1)
+    hue: float = Field(default=0, ge=0, le=0.5)
+    grey: float = Field(default=0, ge=0, le=1)
+
+    @property
+    def moves(self) -> bool:
+        return bool(
+            self.rotate
+            or self.zoom < 1
+            or self.shift
+            or self.flip_horizontal
+            or self.flip_vertical
+            or self.resize
+        )
+
+    @property
+    def colours(self) -> bool:
+        return bool(self.brightness or self.contrast or self.saturation or self.hue or self.grey)

@@ -1,0 +1,87 @@
+"""Carving a validation or test split: stratified, seeded, identical files kept together."""
+
+import numpy as np
+
+from reslab.errors import InputError
+from reslab.pictures import draws
+from reslab.pictures.table import Pictures, Samples
+
+
+def complete_splits(
+    pictures: Pictures, *, validation: float, test: float, seed: int
+) -> tuple[Pictures, tuple[str, ...]]:
+    """The pictures with every split present, and the names of the splits carved from train.
+
+    `validation` and `test` are fractions of train below 1, or counts; 0 carves none. A split
+    that the data brings is kept as it is. Which picture goes where depends on its content and
+    on `seed`, not on its name or place.
+    """
+    if "train" not in pictures.splits:
+        have = ", ".join(name for name, _ in pictures)
+        raise InputError(f"{pictures.name}: no train split (it has {have}); nothing to train on")
+    carved = []
+    splits = dict(pictures.splits)
+    for name, amount in (("test", test), ("validation", validation)):
+        if name in splits or amount == 0:
+            continue
+        train = splits["train"]
+        count = round(amount * len(train)) if amount < 1 else int(amount)
+        rows = _carve(train, max(count, 1), draws.address(seed, "split", name))
+        if rows is None:
+            raise InputError(
+                f"{pictures.name}: cannot take {count:,} of {len(train):,} training pictures for"
+                f" {name} and leave some of each class; set --split.{name} to a smaller count or a"
+                " fraction such as 0.1"
+            )
+        chosen = np.zeros(len(train), dtype=bool)
+        chosen[rows] = True
+        splits[name] = train.take(np.flatnonzero(chosen))
+        splits["train"] = train.take(np.flatnonzero(~chosen))
+        carved.append(name)
+    whole = Pictures(pictures.name, pictures.classes, splits, pictures.notes, pictures.left_out)
+    return whole, tuple(carved)
+
+
+def _carve(samples: Samples, count: int, start: int) -> np.ndarray | None:
+    """Rows of `count` samples (near it where identical files do not let it be met), or None."""
+    _, group = np.unique(samples.keys, return_inverse=True)
+    sizes = np.bincount(group)
+    first = np.full(len(sizes), len(samples))
+    np.minimum.at(first, group, np.arange(len(samples)))
+    labels = samples.labels[first]
+    rank = draws.uniform(start, samples.keys[first], 1)[:, 0]
+    totals = np.bincount(labels, weights=sizes).astype(np.int64)
+    if count >= len(samples) - int((totals > 0).sum()) + 1:
+        return None
+    quota = _shares(totals, count)
+    taken = np.zeros(len(sizes), dtype=bool)
+    for label in np.flatnonzero(quota):
+        groups = np.flatnonzero(labels == label)
+        left = quota[label]
+        # The last group of a class stays in train, whatever its quota.
+        for member in groups[np.argsort(rank[groups], kind="stable")][:-1]:
+            if sizes[member] <= left:
+                taken[member] = True
+                left -= sizes[member]
+    return np.flatnonzero(taken[group]) if taken.any() else None
+
+
+def _shares(totals: np.ndarray, count: int) -> np.ndarray:
+    """`count` shared out in proportion to `totals`, by largest remainder."""
+    exact = totals * (count / totals.sum())
+    share = np.floor(exact).astype(np.int64)
+    order = np.argsort(-(exact - share), kind="stable")
+    share[order[: count - int(share.sum())]] += 1
+    return share
+
+
+def leak_notes(pictures: Pictures) -> list[str]:
+    """A note where identical files stand in two splits: scores on them flatter."""
+    notes = []
+    names = [name for name, _ in pictures]
+    for row, one in enumerate(names):
+        for other in names[row + 1 :]:
+            shared = np.isin(pictures.splits[other].keys, pictures.splits[one].keys).sum()
+            if shared:
+                notes.append(f"{shared:,} picture(s) of {other} stand in {one} too, byte for byte")
+    return notes

@@ -1,0 +1,91 @@
+"""The table every later step works on: classes, and for each split its samples."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from reslab.pictures.files import Files
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples in order: names to show, class indices, and where their pixels come from.
+
+    Either `files` (then `paths` are names in it) or `pixels` (uint8, (N, C, H, W)) is given.
+    `keys` holds a 64-bit hash of each sample's content once it has been read.
+    """
+
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    files: Files | None = None
+    pixels: torch.Tensor | None = None
+    keys: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def take(self, rows: np.ndarray) -> "Samples":
+        """The samples at these rows, in this order."""
+        return replace(
+            self,
+            paths=tuple(self.paths[row] for row in rows),
+            labels=self.labels[rows],
+            pixels=None if self.pixels is None else self.pixels[torch.from_numpy(rows)],
+            keys=self.keys[rows] if len(self.keys) else self.keys,
+        )
+
+    def where(self, row: int) -> str:
+        """How a message names the sample."""
+        return self.files.where(self.paths[row]) if self.files else self.paths[row]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A data set: its classes, fixed once by name, and its splits.
+
+    `notes` are things the user should hear that do not stop the work.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    splits: dict[str, Samples]
+    notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[tuple[str, Samples]]:
+        """(name, samples) of the splits that hold pictures, in their order."""
+        return ((name, self.splits[name]) for name in SPLITS if name in self.splits)
+
+    def counts(self) -> dict[str, int]:
+        return {name: len(self.splits.get(name, ())) for name in SPLITS}
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the classes and every sample's content and class, whatever the split."""
+        digest = hashlib.sha256("\0".join(self.classes).encode("utf-8", "surrogateescape"))
+        rows = [
+            np.stack([samples.keys, samples.labels.astype(np.uint64)], axis=1)
+            for _, samples in self
+        ]
+        table = np.concatenate(rows)
+        digest.update(table[np.lexsort(table.T)].tobytes())
+        return digest.hexdigest()
+
+    def with_notes(self, *notes: str) -> "Pictures":
+        return replace(self, notes=(*self.notes, *notes))
+
+
+def missing_class_notes(pictures: Pictures) -> list[str]:
+    """A note for each split that holds no picture of some class."""
+    notes = []
+    for split, samples in pictures:
+        present = set(samples.labels.tolist())
+        absent = [name for row, name in enumerate(pictures.classes) if row not in present]
+        if absent:
+            shown = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
+            notes.append(f"{split} has no picture of {len(absent)} of the classes: {shown}")
+    return notes

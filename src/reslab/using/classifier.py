@@ -1,0 +1,166 @@
+"""A trained model at work: pictures in, classes and probabilities out."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from PIL import Image
+
+from reslab.errors import InputError
+from reslab.judging.metrics import probabilities
+from reslab.learning.device import choose_device
+from reslab.networks.inference import as_input
+from reslab.networks.model_file import Model, load_model
+from reslab.pictures.decoding import UnreadablePicture, decode, from_pillow
+from reslab.pictures.files import Folder, is_picture_name, printable
+from reslab.pictures.preprocessing import Preprocessing
+from reslab.pictures.reading import in_threads
+
+PictureLike = str | Path | bytes | Image.Image
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A class and the probability the model gives it."""
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model makes of one picture; `top` holds the likeliest classes, best first."""
+
+    path: str
+    label: str
+    probability: float
+    top: tuple[Guess, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "path": self.path,
+            "label": self.label,
+            "probability": self.probability,
+            "top": [{"label": g.label, "probability": g.probability} for g in self.top],
+        }
+
+
+class Classifier:
+    """A trained model with its classes and preprocessing.
+
+    >>> classifier = Classifier.load("runs/photos-1")
+    >>> classifier.predict("cat.jpg").label
+    """
+
+    def __init__(self, model: Model, device: str = "cpu") -> None:
+        self.model = model
+        self.device = device
+        network = model.network.to(device)
+        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @classmethod
+    def load(cls, location: str | Path, device: str = "auto") -> "Classifier":
+        """From a run folder or model file. Raises InputError if it is no model of reslab's."""
+        return cls(load_model(location), choose_device(device))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.model.classes
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.model.preprocessing
+
+    @overload
+    def predict(self, pictures: PictureLike, top: int = 5) -> Prediction: ...
+    @overload
+    def predict(self, pictures: Iterable[PictureLike], top: int = 5) -> list[Prediction]: ...
+    def predict(
+        self, pictures: PictureLike | Iterable[PictureLike], top: int = 5
+    ) -> Prediction | list[Prediction]:
+        """Predict one picture, or several in their order.
+
+        A picture is a path, the bytes of a file, or a Pillow image. Raises InputError naming
+        every picture that cannot be read.
+        """
+        if isinstance(pictures, PictureLike):
+            return self.predict([pictures], top)[0]
+        results = list(self.stream(pictures, top))
+        problems = [str(result) for result in results if isinstance(result, InputError)]
+        if problems:
+            raise InputError(f"{len(problems)} picture(s) cannot be read:", problems)
+        return [result for result in results if isinstance(result, Prediction)]
+
+    def stream(
+        self, pictures: Iterable[PictureLike], top: int = 5
+    ) -> Iterator[Prediction | InputError]:
+        """A prediction for each picture in order, an InputError where it cannot be read.
+
+        Memory stays the same however many there are.
+        """
+        if top < 1:
+            raise InputError(f"top is {top}; it is how many classes to name, at least 1")
+        read = in_threads(self._read, pictures, ahead=2 * BATCH)
+        while part := list(islice(read, BATCH)):
+            inputs = [item for _, item in part if isinstance(item, torch.Tensor)]
+            table = iter(self._probabilities(inputs))
+            for name, item in part:
+                if isinstance(item, InputError):
+                    yield item
+                else:
+                    yield self._prediction(name, next(table), top)
+
+    def _read(self, picture: PictureLike) -> tuple[str, torch.Tensor | InputError]:
+        name = printable(str(picture)) if isinstance(picture, str | Path) else ""
+        channels = self.preprocessing.channels
+        try:
+            if isinstance(picture, Image.Image):
+                pixels = from_pillow(picture, channels)
+            else:
+                data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+                pixels = decode(data, channels)
+        except UnreadablePicture as error:
+            return name, InputError(f"{name or 'picture'}: {error}")
+        except OSError as error:
+            return name, InputError(f"{name}: {error.strerror or error}")
+        return name, self.preprocessing(pixels[None])
+
+    def _probabilities(self, inputs: Sequence[torch.Tensor]) -> np.ndarray:
+        if not inputs:
+            return np.empty((0, len(self.classes)))
+        with torch.inference_mode():
+            logits = self._network(as_input(torch.cat(list(inputs)), self.device))
+        return probabilities(logits.float().cpu())
+
+    def _prediction(self, name: str, row: np.ndarray, top: int) -> Prediction:
+        best = np.argsort(-row, kind="stable")[:top]
+        guesses = tuple(Guess(self.classes[index], float(row[index])) for index in best)
+        return Prediction(name, guesses[0].label, guesses[0].probability, guesses)
+
+
+def expand(paths: Sequence[str]) -> list[str]:
+    """Files as named, and the pictures of each named folder in its place, sorted.
+
+    Raises InputError naming every path that does not exist and every folder without pictures.
+    """
+    found: list[str] = []
+    problems = []
+    for name in paths:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            inside = [item for item in Folder(path).names() if is_picture_name(item)]
+            if not inside:
+                problems.append(f"{name}: no pictures in this folder")
+            found += [str(path / item) for item in inside]
+        elif path.exists():
+            found.append(str(path))
+        else:
+            problems.append(f"{name}: no such file or folder")
+    if problems:
+        raise InputError(f"{len(problems)} of {len(paths)} path(s) cannot be used:", problems)
+    return found

@@ -1,0 +1,160 @@
+"""Scoring a model on labelled pictures."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from reslab.errors import InputError, nearest
+from reslab.judging.metrics import Score
+from reslab.judging.predictions import write_predictions
+from reslab.learning.device import choose_device
+from reslab.learning.display import Display
+from reslab.learning.loop import judge
+from reslab.networks.model_file import Model, load_model
+from reslab.pictures.lists import SPLIT_NAMES
+from reslab.pictures.reading import PixelStore, with_keys
+from reslab.pictures.sources import open_pictures
+from reslab.pictures.splitting import complete_splits
+from reslab.pictures.table import Pictures, Samples
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's score on a split of some data."""
+
+    data: str
+    split: str
+    score: Score
+    classes: tuple[str, ...]
+    samples: Samples = field(repr=False)
+    logits: torch.Tensor = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n(self) -> int:
+        return self.score.n
+
+    @property
+    def accuracy(self) -> float:
+        return self.score.accuracy
+
+    @property
+    def loss(self) -> float:
+        return self.score.loss
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "data": self.data,
+            "split": self.split,
+            **self.score.as_dict(self.classes),
+            "notes": list(self.notes),
+        }
+
+    def write_predictions(self, path: str | Path) -> None:
+        """Write path, label, prediction and probability of every sample as CSV."""
+        write_predictions(Path(path), self.samples, self.classes, self.logits)
+
+
+def evaluate(
+    model: str | Path,
+    data: str | Path,
+    *,
+    split: str | None = None,
+    device: str = "auto",
+    batch_size: int = 256,
+    test: str | Path | None = None,
+    val: str | Path | None = None,
+    root: str | Path | None = None,
+    data_root: str | Path | None = None,
+    leave_out_unreadable: bool = False,
+    quiet: bool = False,
+) -> Evaluation:
+    """Score a model on labelled pictures.
+
+    split: "train", "validation", "test" or "all"; if None the test split, or all pictures where
+        the data has none. Data that the model was trained on is split as it was then.
+    Raises InputError if the data holds a class that the model does not know.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; it must be at least 1")
+    display = Display(quiet=quiet)
+    loaded = load_model(model)
+    device = choose_device(device)
+    wanted = None if split is None else _split_name(split)
+    pictures = open_pictures(
+        data, test=test, val=val, root=root, data_root=data_root, classes=loaded.classes
+    )
+    pictures = _in_classes_of(loaded, pictures)
+    pictures = with_keys(pictures, leave_out=leave_out_unreadable, track=display.track)
+    pictures = _split_as_trained(loaded, pictures)
+    name, samples = _choose(pictures, wanted)
+    store = PixelStore(samples, loaded.preprocessing, track=display.track, what=f"reading {name}")
+    network = loaded.network.to(device)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    found, logits = judge(network, store, loaded.preprocessing, batch_size, device)
+    left_out = [f"left out: {problem}" for problem in pictures.left_out]
+    notes = (*pictures.notes, *left_out)
+    return Evaluation(pictures.name, name, found, loaded.classes, samples, logits, notes)
+
+
+def _split_name(split: str) -> str:
+    known = {**SPLIT_NAMES, "all": "all"}
+    if split.lower() not in known:
+        raise InputError(
+            f"--split {split}: unknown{nearest(split, ('train', 'validation', 'test', 'all'))}"
+        )
+    return known[split.lower()]
+
+
+def _in_classes_of(model: Model, pictures: Pictures) -> Pictures:
+    """The same pictures with the model's class indices, matched by name."""
+    index = {name: number for number, name in enumerate(model.classes)}
+    held = {int(label) for _, samples in pictures for label in np.unique(samples.labels)}
+    unknown = [pictures.classes[label] for label in sorted(held)]
+    unknown = [name for name in unknown if name not in index]
+    if unknown:
+        raise InputError(
+            f"{pictures.name}: the model does not know {len(unknown)} of its classes (it knows"
+            f" {', '.join(model.classes[:10])}{', ...' if len(model.classes) > 10 else ''}):",
+            [f"{name}{nearest(name, model.classes).split('; choose')[0]}" for name in unknown],
+        )
+    translate = np.array([index.get(name, -1) for name in pictures.classes], dtype=np.int64)
+    splits = {
+        name: replace(samples, labels=translate[samples.labels]) for name, samples in pictures
+    }
+    return replace(pictures, classes=model.classes, splits=splits)
+
+
+def _split_as_trained(model: Model, pictures: Pictures) -> Pictures:
+    """Carve the splits again that training carved, if these are the pictures it saw."""
+    origin = model.origin
+    if origin is None or origin.fingerprint != pictures.fingerprint():
+        return pictures
+    return complete_splits(
+        pictures, validation=origin.validation, test=origin.test, seed=origin.seed
+    )[0]
+
+
+def _choose(pictures: Pictures, split: str | None) -> tuple[str, Samples]:
+    if split is None:
+        split = "test" if "test" in pictures.splits else "all"
+    if split != "all":
+        if split not in pictures.splits:
+            have = ", ".join(name for name, _ in pictures)
+            raise InputError(f"{pictures.name}: has no {split} split, only {have}; or --split all")
+        return split, pictures.splits[split]
+    parts = [samples for _, samples in pictures]
+    first = parts[0]
+    pixels = None
+    if first.pixels is not None:
+        pixels = torch.cat([part.pixels for part in parts if part.pixels is not None])
+    return "all", Samples(
+        tuple(path for part in parts for path in part.paths),
+        np.concatenate([part.labels for part in parts]),
+        first.files,
+        pixels,
+        np.concatenate([part.keys for part in parts]),
+    )
