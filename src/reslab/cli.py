@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 import reslab
-from reslab.errors import InputError, InterruptedRun
+from reslab.errors import InputError, InterruptedRunError
 
 Flag = Annotated[bool, Parameter(negative=())]
 Fields = Annotated[dict[str, str] | None, Parameter(parse=False)]
@@ -482,7 +482,7 @@ def main() -> None:
         _fail(str(error), 2)
     except InputError as error:
         _fail(str(error), 2)
-    except InterruptedRun as stopped:
+    except InterruptedRunError as stopped:
         _fail(str(stopped), 128 + stopped.signal_number, word="stopped")
     except KeyboardInterrupt:
         _fail("nothing is lost that was saved before", 128 + signal.SIGINT, word="stopped")
@@ -494,4 +494,3 @@ def main() -> None:
 def _fail(message: str, status: int, word: str = "error") -> None:
     print(f"reslab: {word}: {message}", file=sys.stderr, flush=True)
     sys.exit(status)
-

@@ -19,7 +19,7 @@ class InputError(ValueError):
         self.problems = tuple(problems)
 
 
-class InterruptedRun(Exception):
+class InterruptedRunError(Exception):
     """A signal stopped the run after its state was saved (exit status 128 + signal)."""
 
     def __init__(self, message: str, signal_number: int) -> None:

@@ -60,7 +60,9 @@ def _save(figure: "Figure", path: Path) -> None:
 
 def _literal(text: str) -> str:
     """A name as it is: a dollar sign is no formula, control characters draw nothing."""
-    shown = "".join(c if unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    shown = "".join(
+        c if unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
     return shown.replace("$", r"\$")
 
 

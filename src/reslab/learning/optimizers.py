@@ -9,7 +9,9 @@ from torch import nn
 from reslab.learning.recipe import Optimizer, Schedule
 
 
-def build_optimizer(settings: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+def build_optimizer(
+    settings: Optimizer, parameters: Iterable[nn.Parameter]
+) -> torch.optim.Optimizer:
     """The optimiser over the parameters that train."""
     if settings.name == "sgd":
         return torch.optim.SGD(

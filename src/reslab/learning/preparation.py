@@ -1,6 +1,7 @@
 """From DATA and a recipe to what the loop needs: full splits, full preprocessing, a network."""
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,20 @@ class DataSource:
     root: str | None = None
     data_root: str | None = None
     leave_out: bool = False
+
+    @classmethod
+    def named(
+        cls,
+        data: str | Path,
+        test: str | Path | None = None,
+        val: str | Path | None = None,
+        root: str | Path | None = None,
+        data_root: str | Path | None = None,
+        leave_out: bool = False,
+    ) -> "DataSource":
+        """From what the user gave: paths or text."""
+        names = [None if item is None else str(item) for item in (test, val, root, data_root)]
+        return cls(str(data), *names, leave_out=leave_out)
 
     def read(self, track: Track = untracked) -> Pictures:
         """Open the data and check every picture. Raises InputError with all that is wrong."""
@@ -73,7 +88,8 @@ def peek(pictures: Pictures) -> Peek:
 
 
 def _spread(count: int, most: int) -> list[int]:
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+    rows = np.linspace(0, count - 1, min(count, most)).round().astype(int)
+    return [int(row) for row in np.unique(rows)]
 
 
 def default_recipe(pictures: Pictures) -> Recipe:
@@ -172,7 +188,7 @@ def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Pre
         load_pretrained(network, recipe.network, recipe.weights)
     if recipe.train == "head":
         freeze_backbone(network, recipe.network)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(memory_format=torch.channels_last)
     stores = {
         name: PixelStore(
             samples,

@@ -42,11 +42,7 @@ def preview(
         raise InputError(f"--out {out}: no folder {path.parent}")
     chosen = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
     (chosen or Recipe()).with_fields(fields or {})
-    source = DataSource(
-        str(data),
-        *(None if item is None else str(item) for item in (test, val, root, data_root)),
-        leave_out_unreadable,
-    )
+    source = DataSource.named(data, test, val, root, data_root, leave_out_unreadable)
     pictures = source.read()
     chosen = (chosen or default_recipe(pictures)).with_fields(fields or {})
     pictures, _ = complete_splits(

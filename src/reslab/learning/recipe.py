@@ -127,7 +127,9 @@ class Recipe(_Part):
         for written, value in fields.items():
             name = written.replace("-", "_")
             if name not in FIELDS:
-                problems.append(f"{origin}{written} is no field of a recipe{nearest(name, FIELD_NAMES)}")
+                problems.append(
+                    f"{origin}{written} is no field of a recipe{nearest(name, FIELD_NAMES)}"
+                )
                 continue
             *path, last = name.split(".")
             part = data
@@ -180,7 +182,11 @@ def _messages(error: ValidationError) -> list[str]:
     for problem in error.errors():
         # A union or a tuple adds its members' names behind the field's own.
         place = [str(part) for part in problem["loc"]]
-        while len(place) > 1 and ".".join(place) not in FIELDS and problem["type"] != "extra_forbidden":
+        while (
+            len(place) > 1
+            and ".".join(place) not in FIELDS
+            and problem["type"] != "extra_forbidden"
+        ):
             place.pop()
         name = ".".join(place) or "recipe"
         given = problem["input"]

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import reslab
-from reslab.errors import InputError, InterruptedRun
+from reslab.errors import InputError, InterruptedRunError
 from reslab.judging.charts import draw_curves
 from reslab.judging.predictions import write_predictions
 from reslab.learning.checkpoint import load_checkpoint, save_checkpoint
@@ -28,6 +28,7 @@ from reslab.learning.run import Run, new_run_folder, open_run
 from reslab.learning.sheet import draw_training_sheet
 from reslab.networks.catalogue import head_prefix
 from reslab.networks.model_file import Model, SplitOrigin, load_model, save_model
+from reslab.pictures.reading import PixelStore
 
 
 def train(
@@ -61,7 +62,7 @@ def train(
     fields: any recipe field by dotted name, such as {"optimizer.lr": 0.1}.
     out: the run folder; runs/<recipe>-<data>-<number> if None.
     watch_test: score the test split after each epoch too; it chooses nothing.
-    Returns the finished run. Raises InputError for anything the user can mend, InterruptedRun
+    Returns the finished run. Raises InputError for anything the user can mend, InterruptedRunError
     after a signal, with the state saved.
     """
     started = time.perf_counter()
@@ -84,11 +85,7 @@ def train(
     device = choose_device(device)
     if out is not None:
         _refuse_held(Path(out).expanduser(), overwrite)
-    source = DataSource(
-        str(data),
-        *(None if item is None else str(item) for item in (test, val, root, data_root)),
-        leave_out_unreadable,
-    )
+    source = DataSource.named(data, test, val, root, data_root, leave_out_unreadable)
     pictures = source.read(display.track)
     chosen = (chosen or default_recipe(pictures)).with_fields(changes)
     prepared = prepare(pictures, chosen, display.track)
@@ -201,7 +198,7 @@ def _work(
         run.cut_history(state.progress.history_lines)
     run.write_info(status="running", precision=precision, precision_reason=reason)
     _announce(run, prepared, display)
-    judged = {
+    judged: dict[str, PixelStore] = {
         name: prepared.stores[name]
         for name in ("validation", "test")
         if name in prepared.stores and (name == "validation" or run.info["watch_test"])
@@ -248,7 +245,7 @@ def _finish(
     recipe, progress = prepared.recipe, state.progress
     _publish_best(run)
     best = load_model(run.best_checkpoint).network.to(device)
-    best = best.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    best = best.to(memory_format=torch.channels_last)
     started = time.perf_counter()
     results: dict[str, Any] = {"test": None, "validation": None}
     for split in ("validation", "test"):
@@ -286,11 +283,11 @@ def _announce(run: Run, prepared: Prepared, display: Display) -> None:
     if prepared.carved:
         display.say(f"           {' and '.join(prepared.carved)} carved from train")
     trains = "all weights" if recipe.train == "all" else "the head on a frozen backbone"
-    display.say(
-        f"network    {recipe.network}: {info['parameters']:,} parameters; trains {trains}"
-    )
+    display.say(f"network    {recipe.network}: {info['parameters']:,} parameters; trains {trains}")
     display.say(f"recipe     {recipe.name}, seed {recipe.seed}")
-    display.say(f"device     {info['device_name']}, {info['precision']} ({info['precision_reason']})")
+    display.say(
+        f"device     {info['device_name']}, {info['precision']} ({info['precision_reason']})"
+    )
     display.say(f"run        {run.path}")
     for note in pictures.notes:
         display.warn(note)
@@ -343,23 +340,21 @@ def _draw_curves(run: Run) -> None:
     draw_curves(run.history, run.path / "curves.png", title)
 
 
-def _interrupted(run: Run, state: TrainingState, number: int) -> InterruptedRun:
+def _interrupted(run: Run, state: TrainingState, number: int) -> InterruptedRunError:
     """Leave what is done usable: the best model so far and the curves."""
     progress = state.progress
     if run.best_checkpoint.exists():
         _publish_best(run)
         _draw_curves(run)
     run.write_info(status="interrupted", epochs=progress.epoch, best_epoch=progress.best_epoch)
-    return InterruptedRun(
+    return InterruptedRunError(
         f"stopped in epoch {progress.epoch} after {progress.step} steps; the state is saved."
         f" Go on with: reslab resume {run.path}",
         number,
     )
 
 
-def _failing_safely(
-    events: Iterator[Step | EpochEnd], run: Run
-) -> Iterator[Step | EpochEnd]:
+def _failing_safely(events: Iterator[Step | EpochEnd], run: Run) -> Iterator[Step | EpochEnd]:
     """The events; a run that diverges is recorded as failed and keeps its best model so far."""
     try:
         yield from events

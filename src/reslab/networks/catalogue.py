@@ -87,7 +87,7 @@ def _build(spec: NetworkSpec) -> nn.Module:
             height, width = spec.size
             raise InputError(
                 f"pictures of {height}x{width} are too small for network {spec.name};"
-                " set a larger --preprocess.size"
+                " a larger size is needed (in training --preprocess.size)"
             ) from None
     if spec.channels != 3:
         raise InputError(f"network {spec.name} takes 3 channels; set --preprocess.channels 3")
@@ -104,6 +104,10 @@ def _build(spec: NetworkSpec) -> nn.Module:
     built: nn.Module = timm.create_model(
         spec.name.removeprefix("timm:"), pretrained=False, num_classes=spec.classes
     )
+    for name, layer in built.named_modules():
+        # timm draws some heads from a range meant for its own long schedules.
+        if f"{name}.".startswith(head_prefix(spec.name)) and isinstance(layer, nn.Linear):
+            layer.reset_parameters()
     return built
 
 
@@ -125,7 +129,7 @@ def timm_config(name: str) -> TimmConfig:
     import timm
 
     plain = name.removeprefix("timm:")
-    config = timm.models.get_pretrained_cfg(plain, allow_unregistered=False) if plain else None
+    config = timm.models.get_pretrained_cfg(plain, allow_unregistered=True) if plain else None
     if config is None and not timm.is_model(plain):
         known = (*OURS, *TORCHVISION, *timm.list_models())
         hint = nearest(name, known).split("; choose")[0]
@@ -137,7 +141,7 @@ def timm_config(name: str) -> TimmConfig:
         raise InputError(f"network {name}: timm has no pretrained weights of it")
     interpolation = config.interpolation if config.interpolation != "random" else "bilinear"
     return TimmConfig(
-        size=tuple(config.input_size[1:]),
+        size=(int(config.input_size[1]), int(config.input_size[2])),
         mean=tuple(config.mean),
         std=tuple(config.std),
         interpolation=interpolation,

@@ -91,7 +91,9 @@ def read_state(path: Path) -> State:
         else:
             found = safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
-        raise InputError(f"{path}: not a safetensors or PyTorch state-dict file ({error})") from None
+        raise InputError(
+            f"{path}: not a safetensors or PyTorch state-dict file ({error})"
+        ) from None
     except Exception as error:  # unpickling a damaged file raises anything
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise InputError(f"{path}: cannot be read as a plain state dict ({reason})") from None

@@ -15,6 +15,7 @@ from reslab.pictures import draws
 from reslab.pictures.settings import Augmentation
 
 _DRAWS = 16  # numbers reserved for each sample
+_TOGETHER = 8  # pictures at a time: larger temporaries leave the cache, 64 cost 2.8 times as much
 
 
 def augment(
@@ -32,12 +33,16 @@ def augment(
     if not (settings.moves or settings.colours):
         return pixels
     drawn = draws.uniform(start, keys, _DRAWS)
-    floats = pixels.float() / 255
-    if settings.moves:
-        floats = _move(settings, floats, size, drawn)
-    if settings.colours and pixels.shape[1] == 3:
-        floats = _colour(settings, floats, drawn)
-    return floats
+    parts = []
+    for first in range(0, len(pixels), _TOGETHER):
+        few = slice(first, first + _TOGETHER)
+        floats = pixels[few].float() / 255
+        if settings.moves:
+            floats = _move(settings, floats, size, drawn[few])
+        if settings.colours and pixels.shape[1] == 3:
+            floats = _colour(settings, floats, drawn[few])
+        parts.append(floats)
+    return torch.cat(parts)
 
 
 def _move(
@@ -153,7 +158,7 @@ def adjust_hue(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     high, low = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
     chroma = high - low
     safe = torch.where(chroma == 0, torch.ones_like(chroma), chroma)
-    red, green, blue = x.split(1, dim=1)
+    red, green, blue = x[:, :1], x[:, 1:2], x[:, 2:]
     sector = torch.where(
         high == red,
         (green - blue) / safe,

@@ -9,38 +9,38 @@ import warnings
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 WHITE = (255, 255, 255, 255)
 
 
-class UnreadablePicture(ValueError):
+class UnreadablePictureError(ValueError):
     """The bytes are no picture that can be read in full; the message says why."""
 
 
 def decode(data: bytes, channels: int) -> torch.Tensor:
     """The picture in a file's bytes: uint8 of shape (C, H, W), C being 1 (luma) or 3 (RGB).
 
-    Raises UnreadablePicture if the file is truncated, damaged, too large or not a picture.
+    Raises UnreadablePictureError if the file is truncated, damaged, too large or not a picture.
     """
     if not data:
-        raise UnreadablePicture("the file is empty")
+        raise UnreadablePictureError("the file is empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's size warning comes before its size error
             with Image.open(io.BytesIO(data)) as opened:
                 opened.load()
                 return from_pillow(opened, channels)
-    except UnreadablePicture:
+    except UnreadablePictureError:
         raise
-    except Image.UnidentifiedImageError:
-        raise UnreadablePicture("not a picture in a known format") from None
+    except UnidentifiedImageError:
+        raise UnreadablePictureError("not a picture in a known format") from None
     except Image.DecompressionBombError as error:
-        raise UnreadablePicture(f"too large to decode safely ({error})") from None
+        raise UnreadablePictureError(f"too large to decode safely ({error})") from None
     except MemoryError:
-        raise UnreadablePicture("too large for this machine's memory") from None
+        raise UnreadablePictureError("too large for this machine's memory") from None
     except Exception as error:  # the codecs raise whatever a damaged file makes them meet
-        raise UnreadablePicture(f"cannot be decoded ({error})") from None
+        raise UnreadablePictureError(f"cannot be decoded ({error})") from None
 
 
 def from_pillow(picture: Image.Image, channels: int) -> torch.Tensor:
@@ -57,10 +57,12 @@ def _eight_bit(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I"):
         deep = np.asarray(picture).astype(np.int64)
         if deep.min() < 0 or deep.max() > 65535:
-            raise UnreadablePicture("32-bit integer pixels; save it with 8 or 16 bits a channel")
+            raise UnreadablePictureError(
+                "32-bit integer pixels; save it with 8 or 16 bits a channel"
+            )
         return Image.fromarray(((deep * 255 + 32767) // 65535).astype(np.uint8))
     if picture.mode == "F":
-        raise UnreadablePicture("floating-point pixels; save it with 8 or 16 bits a channel")
+        raise UnreadablePictureError("floating-point pixels; save it with 8 or 16 bits a channel")
     return picture
 
 

@@ -9,7 +9,8 @@ from typing import Protocol
 from reslab.errors import InputError
 
 PICTURE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .bmp .dib .gif .webp .tif .tiff .ppm .pgm .pbm .pnm".split()
+    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp"]
+    + [".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"]
 )
 
 
@@ -118,7 +119,9 @@ class Archive:
     def folders(self) -> list[str]:
         found = {name.rstrip("/") for name in self._members if name.endswith("/")}
         for name in self._members:
-            found.update(str(parent) for parent in PurePosixPath(name).parents if str(parent) != ".")
+            found.update(
+                str(parent) for parent in PurePosixPath(name).parents if str(parent) != "."
+            )
         return sorted(found)
 
     def read(self, name: str) -> bytes:
@@ -127,7 +130,13 @@ class Archive:
                 return self._zip.read(self._members[name])
         except KeyError:
             raise FileNotFoundError(2, "no such member", self.where(name)) from None
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
+        except (
+            zipfile.BadZipFile,
+            RuntimeError,
+            NotImplementedError,
+            EOFError,
+            ValueError,
+        ) as error:
             raise OSError(f"damaged or encrypted in the archive ({error})") from None
         except Exception as error:  # zlib.error, lzma.LZMAError: each codec raises its own
             raise OSError(f"damaged in the archive ({error})") from None

@@ -191,7 +191,9 @@ def resolve_labels(
                 label = -1
         else:
             known = nearest(text, classes) if len(classes) <= 1000 else ""
-            problems.append(f"{entry.where}: label {text!r} is not a class of {classes_name}{known}")
+            problems.append(
+                f"{entry.where}: label {text!r} is not a class of {classes_name}{known}"
+            )
         labels.append(label)
     return labels, problems
 

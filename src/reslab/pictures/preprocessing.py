@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reslab.pictures.settings import Interpolation, Mode, Size
 
+
 class Preprocessing(BaseModel):
     """How a picture becomes a network's input.
 

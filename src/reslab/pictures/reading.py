@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from reslab.errors import InputError
-from reslab.pictures.decoding import UnreadablePicture, decode, with_channels
+from reslab.pictures.decoding import UnreadablePictureError, decode, with_channels
 from reslab.pictures.files import printable
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.table import Pictures, Samples
@@ -53,9 +53,7 @@ def content_key(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-def with_keys(
-    pictures: Pictures, *, leave_out: bool = False, track: Track = untracked
-) -> Pictures:
+def with_keys(pictures: Pictures, *, leave_out: bool = False, track: Track = untracked) -> Pictures:
     """The pictures with every sample's content key; every file is opened and decoded once.
 
     A file that cannot be read in full stops the work with every such path, or with `leave_out`
@@ -76,7 +74,7 @@ def with_keys(
                 data = samples.files.read(samples.paths[row])
                 decode(data, 3)
                 return content_key(data)
-            except (OSError, UnreadablePicture) as error:
+            except (OSError, UnreadablePictureError) as error:
                 reason = error.strerror if isinstance(error, OSError) else None
                 return f"{samples.where(row)}: {reason or error}"
 
@@ -107,7 +105,7 @@ def read_picture(samples: Samples, row: int, channels: int) -> torch.Tensor:
     assert samples.files is not None
     try:
         return decode(samples.files.read(samples.paths[row]), channels)
-    except (OSError, UnreadablePicture) as error:
+    except (OSError, UnreadablePictureError) as error:
         raise InputError(f"{samples.where(row)}: {error}") from None
 
 

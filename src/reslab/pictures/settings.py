@@ -9,12 +9,14 @@ Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
 
 def _pair(value: Any) -> Any:
-    """Let one number stand for a square."""
+    """Let one number stand for a square, and an array for a pair in strict mode too."""
     if isinstance(value, str) and value.isdecimal():
         value = int(value)
     if isinstance(value, list | tuple) and len(value) == 1:
-        value = value[0]
-    return (value, value) if isinstance(value, int | str) else value
+        return _pair(value[0])
+    if isinstance(value, int | str):
+        return value, value
+    return tuple(value) if isinstance(value, list) else value
 
 
 Size = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_pair)]

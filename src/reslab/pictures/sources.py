@@ -1,7 +1,7 @@
 """DATA as the user names it: a built-in set, a folder, a list, a CSV, or a zip of any of these."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -20,6 +20,7 @@ from reslab.pictures.lists import (
 )
 from reslab.pictures.table import Pictures, Samples, missing_class_notes
 
+Parsed = tuple[list[Entry], list[str]]
 LIST_FILES = {"train": "train", "validation": "val", "test": "test"}
 
 
@@ -101,8 +102,9 @@ def _open_tree(
     tables = [file for file in files.names() if "/" not in file and file.lower().endswith(".csv")]
     if len(tables) == 1 and _is_table(files.read(tables[0])):
         where = files.where(tables[0])
-        parsed = {None: parse_csv(files.read(tables[0]), where)}
-        return _assemble(name, files, parsed, classes, where)
+        return _assemble(
+            name, files, {None: parse_csv(files.read(tables[0]), where)}, classes, where
+        )
     return _open_class_folders(files, name, {"": "train"})
 
 
@@ -121,7 +123,9 @@ def _open_class_folders(files: Files, name: str, splits: dict[str, str]) -> Pict
     found: dict[str, list[tuple[str, str]]] = {split: [] for split in splits.values()}
     class_names: set[str] = set()
     for folder in files.folders():
-        top, _, below = folder.partition("/") if "" not in splits else ("", "", folder)
+        top, below = "", folder
+        if "" not in splits:
+            top, _, below = folder.partition("/")
         if top in splits and below and "/" not in below:
             class_names.add(below)
     outside, other = [], []
@@ -176,7 +180,7 @@ def _open_tree_lists(
     classes: tuple[str, ...] | None,
     root: str | Path | None,
 ) -> Pictures:
-    parsed = {
+    parsed: dict[str | None, Parsed] = {
         split: _parser(file)(files.read(file), files.where(file)) for split, file in lists.items()
     }
     written, problems, source = _class_file(files)
@@ -186,7 +190,7 @@ def _open_tree_lists(
     return _assemble(name, pictures, parsed, written or classes, source)
 
 
-def _parser(name: str) -> Callable[[bytes, str], tuple[list[Entry], list[str]]]:
+def _parser(name: str) -> Callable[[bytes, str], Parsed]:
     return parse_csv if name.lower().endswith(".csv") else parse_list
 
 
@@ -208,7 +212,7 @@ def _root(root: str | Path) -> Folder:
 def _open_named_lists(
     lists: dict[str, Path], root: str | Path | None, classes: tuple[str, ...] | None
 ) -> Pictures:
-    parsed: dict[str | None, tuple[list[Entry], list[str]]] = {}
+    parsed: dict[str | None, Parsed] = {}
     folder = lists["train"].parent
     for split, path in lists.items():
         if not path.is_file():
@@ -234,8 +238,7 @@ def _open_named_lists(
 def _assemble(
     name: str,
     files: Files,
-    parsed: dict[str, tuple[list[Entry], list[str]]]
-    | dict[str | None, tuple[list[Entry], list[str]]],
+    parsed: Mapping[str | None, Parsed],
     classes: tuple[str, ...] | None,
     classes_source: str,
 ) -> Pictures:

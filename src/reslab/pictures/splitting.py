@@ -63,7 +63,7 @@ def _carve(samples: Samples, count: int, start: int) -> np.ndarray | None:
             if sizes[member] <= left:
                 taken[member] = True
                 left -= sizes[member]
-    return np.flatnonzero(taken[group]) if taken.any() else None
+    return np.asarray(np.flatnonzero(taken[group])) if taken.any() else None
 
 
 def _shares(totals: np.ndarray, count: int) -> np.ndarray:
@@ -72,7 +72,7 @@ def _shares(totals: np.ndarray, count: int) -> np.ndarray:
     share = np.floor(exact).astype(np.int64)
     order = np.argsort(-(exact - share), kind="stable")
     share[order[: count - int(share.sum())]] += 1
-    return share
+    return np.asarray(share)
 
 
 def leak_notes(pictures: Pictures) -> list[str]:

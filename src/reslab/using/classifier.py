@@ -15,7 +15,7 @@ from reslab.judging.metrics import probabilities
 from reslab.learning.device import choose_device
 from reslab.networks.inference import as_input
 from reslab.networks.model_file import Model, load_model
-from reslab.pictures.decoding import UnreadablePicture, decode, from_pillow
+from reslab.pictures.decoding import UnreadablePictureError, decode, from_pillow
 from reslab.pictures.files import Folder, is_picture_name, printable
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.reading import in_threads
@@ -61,7 +61,7 @@ class Classifier:
         self.model = model
         self.device = device
         network = model.network.to(device)
-        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = network.to(memory_format=torch.channels_last)
 
     @classmethod
     def load(cls, location: str | Path, device: str = "auto") -> "Classifier":
@@ -76,8 +76,10 @@ class Classifier:
     def preprocessing(self) -> Preprocessing:
         return self.model.preprocessing
 
-    @overload
-    def predict(self, pictures: PictureLike, top: int = 5) -> Prediction: ...
+    @overload  # text is an iterable of text to mypy, yet means one path here
+    def predict(  # type: ignore[overload-overlap]
+        self, pictures: PictureLike, top: int = 5
+    ) -> Prediction: ...
     @overload
     def predict(self, pictures: Iterable[PictureLike], top: int = 5) -> list[Prediction]: ...
     def predict(
@@ -124,7 +126,7 @@ class Classifier:
             else:
                 data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
                 pixels = decode(data, channels)
-        except UnreadablePicture as error:
+        except UnreadablePictureError as error:
             return name, InputError(f"{name or 'picture'}: {error}")
         except OSError as error:
             return name, InputError(f"{name}: {error.strerror or error}")

@@ -93,7 +93,7 @@ def evaluate(
     name, samples = _choose(pictures, wanted)
     store = PixelStore(samples, loaded.preprocessing, track=display.track, what=f"reading {name}")
     network = loaded.network.to(device)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(memory_format=torch.channels_last)
     found, logits = judge(network, store, loaded.preprocessing, batch_size, device)
     left_out = [f"left out: {problem}" for problem in pictures.left_out]
     notes = (*pictures.notes, *left_out)

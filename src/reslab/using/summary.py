@@ -72,7 +72,7 @@ def summarise(
     """The summary of a network, a recipe's network, or a model's, by name or path."""
     text = str(name)
     head_only = False
-    if Path(text).expanduser().exists() and not (text in recipe_names()):
+    if Path(text).expanduser().exists() and text not in recipe_names():
         given = {"--classes": classes, "--size": size, "--channels": channels}
         if any(value is not None for value in given.values()):
             raise InputError(f"{text}: a model has its own classes, size and channels")
@@ -118,13 +118,14 @@ def _measure(network: torch.nn.Module, spec: NetworkSpec, head_only: bool) -> Ne
         except RuntimeError:
             height, width = spec.size
             raise InputError(f"{spec.name} takes no input of {height}x{width}") from None
+    names = {id(module): name for name, module in network.named_modules()}
     layers = tuple(
         Layer(
-            name=layer.get_layer_name(True, False).split(" (")[0],
+            name=names[layer.layer_id],
             kind=layer.class_name,
             output=tuple(layer.output_size),
             parameters=layer.num_params,
-            multiply_adds=int(layer.total_mult_adds_for_layer()),
+            multiply_adds=int(layer.macs),
         )
         for layer in found.summary_list
         if layer.is_leaf_layer
