@@ -47,8 +47,11 @@ class DataSource:
         leave_out: bool = False,
     ) -> "DataSource":
         """From what the user gave: paths or text."""
-        names = [None if item is None else str(item) for item in (test, val, root, data_root)]
-        return cls(str(data), *names, leave_out=leave_out)
+
+        def text(item: str | Path | None) -> str | None:
+            return None if item is None else str(item)
+
+        return cls(str(data), text(test), text(val), text(root), text(data_root), leave_out)
 
     def read(self, track: Track = untracked) -> Pictures:
         """Open the data and check every picture. Raises InputError with all that is wrong."""
@@ -129,7 +132,7 @@ def complete_inputs(recipe: Recipe, pictures: Pictures) -> Recipe:
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
     """The contract of a recipe whose inputs are complete."""
-    return Preprocessing.model_validate(recipe.preprocess.model_dump())
+    return Preprocessing.model_validate(recipe.preprocess.model_dump(exclude_none=True))
 
 
 def _statistics(

@@ -57,9 +57,7 @@ def _eight_bit(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I"):
         deep = np.asarray(picture).astype(np.int64)
         if deep.min() < 0 or deep.max() > 65535:
-            raise UnreadablePictureError(
-                "32-bit integer pixels; save it with 8 or 16 bits a channel"
-            )
+            raise UnreadablePictureError("32-bit integer pixels; save it with 8 or 16 bits")
         return Image.fromarray(((deep * 255 + 32767) // 65535).astype(np.uint8))
     if picture.mode == "F":
         raise UnreadablePictureError("floating-point pixels; save it with 8 or 16 bits a channel")

@@ -9,8 +9,10 @@ from typing import Protocol
 from reslab.errors import InputError
 
 PICTURE_SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp"]
-    + [".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"]
+    [
+        *[".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp"],
+        *[".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"],
+    ]
 )
 
 

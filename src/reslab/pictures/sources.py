@@ -132,13 +132,13 @@ def _open_class_folders(files: Files, name: str, splits: dict[str, str]) -> Pict
     for file in files.names():
         parts = file.split("/")
         top = "" if "" in splits else parts[0]
-        below = parts if top == "" else parts[1:]
+        inner = parts if top == "" else parts[1:]
         if not is_picture_name(file):
             other.append(file)
-        elif top not in splits or len(below) < 2:
+        elif top not in splits or len(inner) < 2:
             outside.append(file)
         else:
-            found[splits[top]].append((file, below[0]))
+            found[splits[top]].append((file, inner[0]))
     if not any(found.values()):
         raise InputError(
             f"{files.location}: no pictures in class folders; a data folder holds a folder a class,"

@@ -1,0 +1,86 @@
+"""Small real inputs: pictures drawn here, a model trained on them, and the shared real data."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import reslab
+
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of real data and weights; tests that need it skip where it is not."""
+    given = os.environ.get("RESLAB_SHARED")
+    folder = Path(given) if given else HERE.parent.parent / "shared"
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no real data: {folder} is missing (RESLAB_SHARED names another place)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mnist_root(shared, tmp_path_factory):
+    import zipfile
+
+    root = tmp_path_factory.mktemp("mnist")
+    with zipfile.ZipFile(shared / "data" / "mnist.zip") as archive:
+        archive.extractall(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def food(shared, tmp_path_factory):
+    import zipfile
+
+    root = tmp_path_factory.mktemp("food10")
+    with zipfile.ZipFile(shared / "data" / "food10.zip") as archive:
+        archive.extractall(root)
+    return root
+
+
+def picture(kind: int, number: int, size: tuple[int, int] = (16, 16)) -> Image.Image:
+    """A noisy picture of one of three kinds that a network can tell apart: (height, width)."""
+    rng = np.random.default_rng([kind, number])
+    pixels = rng.integers(0, 90, (*size, 3))
+    rows, columns = np.indices(size)
+    mark = [rows < size[0] // 2, columns < size[1] // 2, (rows + columns) % 4 < 2][kind]
+    pixels[mark] += 140
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+CLASSES = ("猫", "狗", "bird")
+
+
+def fill(folder: Path, per_class: int, classes=CLASSES, start: int = 0) -> None:
+    """Write `per_class` PNG pictures into a folder a class."""
+    for kind, name in enumerate(classes):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(start, start + per_class):
+            picture(kind, number).save(folder / name / f"{number:03d}.png")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder a class, 3 classes of 20 pictures, with Chinese names."""
+    fill(tmp_path / "照片", 20)
+    return tmp_path / "照片"
+
+
+@pytest.fixture(scope="session")
+def split_photos(tmp_path_factory):
+    """train/ and test/ with a folder a class; not to be changed."""
+    folder = tmp_path_factory.mktemp("split") / "数据"
+    fill(folder / "train", 24)
+    fill(folder / "test", 8, start=100)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(split_photos, tmp_path_factory):
+    """A finished run on `split_photos`."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return reslab.train(split_photos, out=out, seed=1, epochs=8, batch_size=16, quiet=True)
