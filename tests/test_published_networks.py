@@ -211,7 +211,7 @@ def test_training_steps(name):
     plain = statement()
     with_same_weights(ours, plain)
     # Fewer of the large pictures, for time.
-    steps = (8, recipe.batch_size) if channels == 1 else (4, 8)
+    steps = (8, recipe.batch_size) if channels == 1 else (3, 6)
     recipe = recipe.with_fields({"batch_size": steps[1], "epochs": 1, "shuffle": False})
     from reslab.pictures.settings import Augmentation
 
@@ -245,7 +245,7 @@ def test_training_steps(name):
         loss.backward()
         step.step()
         expected.append(loss.item())
-    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
     assert expected[-1] != pytest.approx(expected[0], rel=1e-3)
     assert augmented.colours == name.startswith("photos")
 
@@ -295,24 +295,22 @@ def test_resnet152_trains_its_head_only():
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("name", "optimizer", "loop"),
     [
-        ("mnist-resblock", dict(name="adam", lr=0.001, batch=64, evals=1000, epochs=10, shuffle=False)),
-        ("mnist-resnet", dict(name="sgd", lr=0.01, momentum=0.5, batch=64, evals=1000, epochs=10, shuffle=True)),
-        ("mnist-cnn", dict(name="sgd", lr=0.01, batch=32, evals=1000, epochs=5, shuffle=False)),
-        ("cifar10-resnet18", dict(name="sgd", lr=0.01, batch=64, evals=128, epochs=20, shuffle=True)),
-        ("photos-resnet152", dict(name="adam", lr=0.001, batch=64, evals=64, epochs=20, shuffle=True)),
-        ("photos-cnn", dict(name="adam", lr=0.001, batch=64, evals=64, epochs=20, shuffle=True)),
+        ("mnist-resblock", ("adam", 0.001, 0), (64, 1000, 10, False)),
+        ("mnist-resnet", ("sgd", 0.01, 0.5), (64, 1000, 10, True)),
+        ("mnist-cnn", ("sgd", 0.01, 0), (32, 1000, 5, False)),
+        ("cifar10-resnet18", ("sgd", 0.01, 0), (64, 128, 20, True)),
+        ("photos-resnet152", ("adam", 0.001, 0), (64, 64, 20, True)),
+        ("photos-cnn", ("adam", 0.001, 0), (64, 64, 20, True)),
     ],
-)  # fmt: skip
-def test_training_settings(name, expected):
+)
+def test_training_settings(name, optimizer, loop):
     recipe = load_recipe(name)
-    optimizer = recipe.optimizer
-    assert (optimizer.name, optimizer.lr) == (expected["name"], expected["lr"])
-    assert optimizer.momentum == expected.get("momentum", 0)
-    assert optimizer.weight_decay == 0
-    assert (recipe.batch_size, recipe.eval_batch_size) == (expected["batch"], expected["evals"])
-    assert (recipe.epochs, recipe.shuffle) == (expected["epochs"], expected["shuffle"])
+    found = recipe.optimizer
+    assert (found.name, found.lr, found.momentum) == optimizer
+    assert found.weight_decay == 0
+    assert (recipe.batch_size, recipe.eval_batch_size, recipe.epochs, recipe.shuffle) == loop
     assert recipe.schedule.name == "constant"
     assert recipe.label_smoothing == 0
     assert recipe.split.validation == (0.1 if name.startswith("photos") else 5000)

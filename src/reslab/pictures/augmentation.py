@@ -60,19 +60,20 @@ def _move(
     angle = np.deg2rad(settings.rotate * (2 * drawn[:, 0] - 1))
     cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
     # A zoomed view may wander within the picture; a shift moves whole pixels.
-    room_x, room_y = (1 - scale) * width / 2, (1 - scale) * height / 2
-    move_x = room_x * (2 * drawn[:, 4] - 1) + np.rint(
-        settings.shift * width * (2 * drawn[:, 5] - 1)
-    )
-    move_y = room_y * (2 * drawn[:, 6] - 1) + np.rint(
-        settings.shift * height * (2 * drawn[:, 7] - 1)
-    )
+    spare_x, spare_y = (1 - scale) * width / 2, (1 - scale) * height / 2
+    shift_x, shift_y = settings.shift * width, settings.shift * height
+    move_x = spare_x * (2 * drawn[:, 4] - 1) + np.rint(shift_x * (2 * drawn[:, 5] - 1))
+    move_y = spare_y * (2 * drawn[:, 6] - 1) + np.rint(shift_y * (2 * drawn[:, 7] - 1))
+    # Flips mirror the crop, and the crop need not lie in the very middle of the picture.
+    crop_y, crop_x = _crop_offset(height, size[0]), _crop_offset(width, size[1])
+    move_x += cos * crop_x - sin * crop_y
+    move_y += sin * crop_x + cos * crop_y
     theta = np.empty((len(x), 2, 3))
     theta[:, 0] = np.stack([cos * sign_x, -sin * sign_y, move_x], axis=1)
     theta[:, 1] = np.stack([sin * sign_x, cos * sign_y, move_y], axis=1)
     matrix = torch.from_numpy(theta).float()
-    rows = torch.arange(size[0]) - (size[0] - 1) / 2 + _half_pixel(height, size[0])
-    columns = torch.arange(size[1]) - (size[1] - 1) / 2 + _half_pixel(width, size[1])
+    rows = torch.arange(size[0]) - (size[0] - 1) / 2
+    columns = torch.arange(size[1]) - (size[1] - 1) / 2
     grid_y, grid_x = torch.meshgrid(rows, columns, indexing="ij")
     places = torch.stack([grid_x, grid_y, torch.ones_like(grid_x)], dim=-1)
     source = places.view(1, -1, 3) @ matrix.transpose(1, 2)
@@ -110,8 +111,8 @@ def _colour(settings: Augmentation, x: torch.Tensor, drawn: np.ndarray) -> torch
     return x
 
 
-def _half_pixel(source: int, target: int) -> float:
-    """torchvision's centre crop rounds an odd difference down to an even half."""
+def _crop_offset(source: int, target: int) -> float:
+    """How far torchvision's centre crop lies off the middle: it rounds an odd difference."""
     return round((source - target) / 2) - (source - target) / 2
 
 

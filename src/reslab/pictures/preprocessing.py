@@ -44,7 +44,7 @@ class Preprocessing(BaseModel):
     def fit(self, pixels: torch.Tensor) -> torch.Tensor:
         """Bring uint8 pictures (N, C, H, W) of one size to the input's size, still uint8.
 
-        Integer arithmetic, within one level of Pillow's resize with the same filter; the
+        Integer arithmetic, as Pillow's resize up to the rounding of filter weights; the
         result for a picture does not depend on the batch it stands in.
         """
         height, width = pixels.shape[-2:]

@@ -1,0 +1,272 @@
+"""DATA in all its forms gives the same table; what it does not use is said."""
+
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+
+from drawn_pictures import CLASSES, fill, picture
+from reslab.errors import InputError
+from reslab.pictures.preprocessing import Preprocessing
+from reslab.pictures.reading import PixelStore, read_picture, with_keys
+from reslab.pictures.sources import open_pictures
+from reslab.pictures.splitting import complete_splits, leak_notes
+
+SORTED = ("bird", "狗", "猫")
+
+
+def names_of(pictures, split="train"):
+    samples = pictures.splits[split]
+    return {
+        (path.rsplit("/", 1)[-1], pictures.classes[label])
+        for path, label in zip(samples.paths, samples.labels, strict=True)
+    }
+
+
+def expected(count, start=0):
+    return {(f"{n:03d}.png", name) for name in CLASSES for n in range(start, start + count)}
+
+
+@pytest.fixture
+def layouts(tmp_path):
+    """The same 3 x 4 train and 3 x 2 test pictures in every form that DATA may have."""
+    fill(tmp_path / "pics", 6)
+    where = {"train": range(4), "test": range(4, 6)}
+    split = tmp_path / "split"
+    for part, numbers in where.items():
+        for name in CLASSES:
+            (split / part / name).mkdir(parents=True)
+            for n in numbers:
+                shutil.copy(tmp_path / "pics" / name / f"{n:03d}.png", split / part / name)
+    lists = tmp_path / "lists dir"
+    shutil.copytree(tmp_path / "pics", lists / "所有 图片")
+    for part, numbers in where.items():
+        lines = [
+            f"所有 图片/{name}/{n:03d}.png {k}" for k, name in enumerate(CLASSES) for n in numbers
+        ]
+        (lists / f"{part}.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    (lists / "classes.txt").write_text("\n".join(CLASSES), "utf-8")
+    table = tmp_path / "table.csv"
+    rows = ["path,label,split"]
+    rows += [
+        f"pics/{name}/{n:03d}.png,{name},{part}"
+        for part, numbers in where.items()
+        for name in CLASSES
+        for n in numbers
+    ]
+    table.write_text("\n".join(rows), "utf-8-sig")
+    return {"split": split, "lists": lists, "csv": table}
+
+
+def zipped(folder, target):
+    with zipfile.ZipFile(target, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, path.relative_to(folder.parent))
+    return target
+
+
+@pytest.mark.parametrize("form", ["split", "lists", "csv", "zip of split", "zip of lists"])
+def test_every_form_gives_the_same_pictures(layouts, tmp_path, form):
+    if form.startswith("zip"):
+        data = zipped(layouts[form.removeprefix("zip of ")], tmp_path / "压缩.zip")
+    else:
+        data = layouts[form]
+    pictures = with_keys(open_pictures(data))
+    assert set(pictures.classes) == set(CLASSES)
+    assert names_of(pictures) == expected(4)
+    assert names_of(pictures, "test") == expected(2, start=4)
+    assert pictures.counts() == {"train": 12, "validation": 0, "test": 6}
+    found = pictures.splits["test"].keys
+    reference = with_keys(open_pictures(layouts["split"])).splits["test"]
+    assert sorted(found) == sorted(reference.keys)
+
+
+def test_a_folder_a_class_has_train_only_and_classes_in_order(photos):
+    pictures = open_pictures(photos)
+    assert pictures.classes == SORTED
+    assert pictures.counts() == {"train": 60, "validation": 0, "test": 0}
+    assert not pictures.notes
+
+
+def test_a_zip_from_chinese_windows(tmp_path):
+    """GBK names without the UTF-8 flag, as Windows' own archiver writes them."""
+    stand_in = {"AA": "猫", "BB": "狗", "bird": "bird"}  # two bytes each, as in GBK
+    fill(tmp_path / "x", 2, classes=tuple(stand_in))
+    target = tmp_path / "gbk.zip"
+    with zipfile.ZipFile(target, "w") as archive:
+        for path in sorted((tmp_path / "x").rglob("*.png")):
+            archive.write(path, path.relative_to(tmp_path / "x"))
+    raw = target.read_bytes()
+    for plain, name in stand_in.items():
+        raw = raw.replace(f"{plain}/0".encode(), f"{name}/0".encode("gbk"))
+    target.write_bytes(raw)
+    assert open_pictures(target).classes == SORTED
+
+
+def test_numeric_class_names_are_in_the_order_of_numbers(tmp_path):
+    fill(tmp_path / "n", 1, classes=("10", "9", "2"))
+    assert open_pictures(tmp_path / "n").classes == ("2", "9", "10")
+
+
+def test_what_is_not_used_is_said(photos):
+    (photos / ".cache").mkdir()
+    shutil.copy(photos / "猫" / "000.png", photos / ".cache" / "hidden.png")
+    shutil.copy(photos / "猫" / "000.png", photos / "loose.png")
+    (photos / "猫" / "notes.txt").write_text("x")
+    (photos / "empty").mkdir()
+    pictures = open_pictures(photos)
+    assert pictures.counts()["train"] == 60
+    assert pictures.classes == ("bird", "empty", "狗", "猫")
+    notes = "\n".join(pictures.notes)
+    assert "loose.png" in notes
+    assert "notes.txt" in notes
+    assert "no picture of 1 of the classes: empty" in notes
+    assert "hidden" not in notes
+
+
+def test_a_split_that_lacks_a_class_keeps_the_indices(layouts):
+    """Numbering the classes of each split on its own would shift every label after the gap."""
+    shutil.rmtree(layouts["split"] / "test" / "bird")
+    pictures = open_pictures(layouts["split"])
+    assert pictures.classes == SORTED
+    assert names_of(pictures, "test") == {
+        (name, label) for name, label in expected(2, 4) if label != "bird"
+    }
+    assert any("test has no picture" in note and "bird" in note for note in pictures.notes)
+
+
+def test_labels_as_names_indices_tabs_and_blanks(tmp_path):
+    fill(tmp_path / "a b", 1)
+    (tmp_path / "train.txt").write_text(
+        "a b/猫/000.png\t大 猫\r\n\r\na b/狗/000.png\t狗\na b\\bird\\000.png\tbird\n", "utf-8-sig"
+    )
+    pictures = open_pictures(tmp_path)
+    assert pictures.classes == ("bird", "大 猫", "狗")
+    assert pictures.counts()["train"] == 3
+    (tmp_path / "train.txt").write_text("a b/猫/000.png 7\na b/狗/000.png 12\n", "utf-8")
+    assert open_pictures(tmp_path).classes == ("7", "12")
+
+
+def test_companions_and_root(layouts, tmp_path):
+    lists = layouts["lists"]
+    alone = open_pictures(lists / "train.txt")
+    assert alone.counts() == {"train": 12, "validation": 0, "test": 0}
+    both = open_pictures(lists / "train.txt", test=lists / "test.txt", val=lists / "test.txt")
+    assert both.counts() == {"train": 12, "validation": 6, "test": 6}
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for name in ("train.txt", "test.txt", "classes.txt"):
+        shutil.move(lists / name, moved / name)
+    found = open_pictures(moved / "train.txt", test=moved / "test.txt", root=lists)
+    assert names_of(found) == expected(4)
+    assert found.splits["train"].paths[0] == "所有 图片/猫/000.png"
+    assert open_pictures(moved, root=lists).counts()["test"] == 6
+
+
+def test_every_problem_of_every_list_is_reported_at_once(layouts):
+    lists = layouts["lists"]
+    (lists / "train.txt").write_bytes(
+        "所有 图片/猫/000.png 0\n".encode()
+        + "所有 图片/猫/001.png 0\n".encode("gbk")
+        + "no-label.png\n所有 图片/猫/002.png 9\n所有 图片/gone.png 1\n".encode()
+        + "所有 图片/狗/000.png 鸟\n".encode()
+    )
+    (lists / "test.txt").write_text("所有 图片/狗/001.png -1\n", "utf-8")
+    with pytest.raises(InputError) as caught:
+        open_pictures(lists)
+    text = str(caught.value)
+    for place in ("train.txt:2", "train.txt:3", "train.txt:4", "train.txt:5", "train.txt:6",
+                  "test.txt:1"):  # fmt: skip
+        assert place in text, text
+    assert "GBK" in text
+    assert len(caught.value.problems) == 6
+
+
+def test_unreadable_pictures_stop_the_work_or_are_listed(photos):
+    whole = (photos / "猫" / "003.png").read_bytes()
+    (photos / "猫" / "003.png").write_bytes(whole[: len(whole) // 2])
+    (photos / "狗" / "004.png").write_bytes(b"")
+    with pytest.raises(InputError) as caught:
+        with_keys(open_pictures(photos))
+    assert "003.png" in str(caught.value)
+    assert "004.png" in str(caught.value)
+    assert "--leave-out-unreadable" in str(caught.value)
+    pictures = with_keys(open_pictures(photos), leave_out=True)
+    assert pictures.counts()["train"] == 58
+    assert len(pictures.left_out) == 2
+
+
+def test_digits_need_nothing():
+    pictures = with_keys(open_pictures("digits"))
+    assert pictures.counts()["train"] == 1797
+    assert pictures.splits["train"].pixels.shape == (1797, 1, 8, 8)
+    assert int(pictures.splits["train"].pixels.max()) == 255
+
+
+def test_carving_is_stratified_seeded_and_independent_of_order(photos):
+    pictures = with_keys(open_pictures(photos))
+    one, carved = complete_splits(pictures, validation=0.1, test=0.2, seed=0)
+    assert carved == ("test", "validation")
+    assert one.counts() == {"train": 43, "validation": 5, "test": 12}
+    assert np.bincount(one.splits["test"].labels).tolist() == [4, 4, 4]
+    again, _ = complete_splits(pictures, validation=0.1, test=0.2, seed=0)
+    assert again.splits["test"].paths == one.splits["test"].paths
+    other, _ = complete_splits(pictures, validation=0.1, test=0.2, seed=1)
+    assert other.splits["test"].paths != one.splits["test"].paths
+    for path in sorted((photos / "猫").iterdir()):  # another name, the same content
+        path.rename(path.with_name(f"z{199 - int(path.stem)}.png"))
+    renamed, _ = complete_splits(with_keys(open_pictures(photos)), validation=0.1, test=0.2, seed=0)
+    assert set(renamed.splits["test"].keys) == set(one.splits["test"].keys)
+
+
+def test_identical_files_stay_in_one_split(photos):
+    for n in range(20):  # each picture of one class has a twin
+        shutil.copy(photos / "猫" / f"{n:03d}.png", photos / "猫" / f"{n + 100:03d}.png")
+    pictures = with_keys(open_pictures(photos))
+    for seed in range(5):
+        whole, _ = complete_splits(pictures, validation=0.2, test=0.2, seed=seed)
+        assert not leak_notes(whole)
+        assert sum(whole.counts().values()) == 80
+        assert 14 <= whole.counts()["test"] <= 16
+
+
+def test_twins_across_given_splits_are_said(layouts):
+    source = layouts["split"] / "train" / "猫" / "000.png"
+    shutil.copy(source, layouts["split"] / "test" / "猫" / "copy.png")
+    notes = leak_notes(with_keys(open_pictures(layouts["split"])))
+    assert notes == ["1 picture(s) of test stand in train too, byte for byte"]
+
+
+def test_a_count_of_validation_pictures_is_met_exactly(mnist_root):
+    pictures = with_keys(open_pictures("mnist", data_root=mnist_root))
+    whole, carved = complete_splits(pictures, validation=5000, test=0.2, seed=0)
+    assert carved == ("validation",)
+    assert whole.counts() == {"train": 55000, "validation": 5000, "test": 10000}
+    shares = np.bincount(whole.splits["validation"].labels) / np.bincount(
+        pictures.splits["train"].labels
+    )
+    assert np.abs(shares - 5000 / 60000).max() < 0.0002
+
+
+def test_the_store_gives_what_decoding_gives(tmp_path):
+    """Pictures of one size, of several sizes, and over the memory budget: the same pixels."""
+    record = Preprocessing(size=(20, 24), channels=3, mean=(0, 0, 0), std=(1, 1, 1))
+    for sizes in ([(16, 16)], [(40, 30)], [(16, 16), (40, 30), (20, 24), (9, 50)]):
+        folder = tmp_path / f"{len(sizes)}-{sizes[0][0]}"
+        for kind, name in enumerate(CLASSES):
+            (folder / name).mkdir(parents=True)
+            for number in range(6):
+                image = picture(kind, number, sizes[number % len(sizes)])
+                image.save(folder / name / f"{number}.png")
+        samples = with_keys(open_pictures(folder)).splits["train"]
+        rows = np.array([5, 0, 17, 8])
+        import torch
+
+        expected_pixels = torch.cat(
+            [record.fit(read_picture(samples, row, 3)[None]) for row in rows]
+        )
+        kept = record.fit(PixelStore(samples, record).take(torch.from_numpy(rows)))
+        assert torch.equal(kept, expected_pixels)
+        again = record.fit(PixelStore(samples, record, budget=0).take(torch.from_numpy(rows)))
+        assert torch.equal(again, expected_pixels)
