@@ -1,5 +1,6 @@
 """From DATA and a recipe to what the loop needs: full splits, full preprocessing, a network."""
 
+import copy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -209,9 +210,23 @@ def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Pre
         shuffle=recipe.shuffle,
         seed=recipe.seed,
     )
+    if len(stores["train"]) % recipe.batch_size == 1 and recipe.train == "all":
+        _refuse_lone_picture(network, spec, recipe.batch_size)
     return Prepared(
         whole, carved, recipe, preprocessing, spec, network, stores, batches, fingerprint
     )
+
+
+def _refuse_lone_picture(network: nn.Module, spec: NetworkSpec, batch_size: int) -> None:
+    """Refuse a last batch of one where batch norm would have one value a channel to go by."""
+    shapes = copy.deepcopy(network).to("meta").train()
+    try:
+        shapes(torch.empty(1, spec.channels, *spec.size, device="meta"))
+    except ValueError:
+        raise InputError(
+            f"with batches of {batch_size} the last holds one picture, which the batch norm of"
+            f" {spec.name} cannot train on at this size; set another --batch-size"
+        ) from None
 
 
 def training_target(preprocessing: Preprocessing, augment: Augmentation) -> Preprocessing:

@@ -101,7 +101,8 @@ class Archive:
         except (zipfile.BadZipFile, OSError, EOFError) as error:
             raise InputError(f"{location}: not a readable zip archive ({error})") from None
         self._lock = threading.Lock()
-        members = {_member_name(info): info for info in self._zip.infolist()}
+        infos = self._zip.infolist()
+        members = dict(zip(_member_names(infos), infos, strict=True))
         tops = {name.split("/")[0] for name in members if not is_hidden(name)}
         nested = any("/" in name.rstrip("/") for name in members if not is_hidden(name))
         prefix = f"{tops.pop()}/" if len(tops) == 1 and nested else ""
@@ -150,17 +151,22 @@ class Archive:
         return f"{self.location}:{self._prefix}{name}"
 
 
-def _member_name(info: zipfile.ZipInfo) -> str:
-    """The member's name; archives made on Chinese Windows hold GBK bytes without saying so."""
-    if info.flag_bits & 0x800:
-        return info.filename
-    raw = info.filename.encode("cp437", "replace")
+def _member_names(infos: list[zipfile.ZipInfo]) -> list[str]:
+    """The members' names; archives made on Chinese Windows hold GBK bytes without saying so.
+
+    Two GBK bytes may happen to be UTF-8, so all names are judged together.
+    """
+    raw = [info.filename.encode("cp437", "replace") for info in infos]
+    marked = [bool(info.flag_bits & 0x800) for info in infos]
     for encoding in ("utf-8", "gb18030"):
         try:
-            return raw.decode(encoding)
+            return [
+                info.filename if known else name.decode(encoding)
+                for info, name, known in zip(infos, raw, marked, strict=True)
+            ]
         except UnicodeDecodeError:
             continue
-    return info.filename
+    return [info.filename for info in infos]
 
 
 def printable(name: str) -> str:
