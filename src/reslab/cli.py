@@ -467,8 +467,7 @@ def run_command(tokens: Sequence[str]) -> None:
     if rest and rest[0] in ("train", "preview") and not {"--help", "-h"} & set(rest):
         rest, keywords["fields"] = _take_fields(rest)
     command, bound, _ = app.parse_args(rest, exit_on_error=False, print_error=False)
-    bound.kwargs.update(keywords)
-    command(*bound.args, **bound.kwargs)
+    command(*bound.args, **bound.kwargs, **keywords)
 
 
 def main() -> None:

@@ -80,7 +80,7 @@ class Peek:
 
 def peek(pictures: Pictures) -> Peek:
     """Look at up to 64 pictures spread over train: the median size, and whether all are grey."""
-    samples = pictures.splits["train"]
+    samples = pictures.train()
     found = [read_picture(samples, row, 3) for row in _spread(len(samples), _PEEKED)]
     sizes = np.array([tuple(pixels.shape[-2:]) for pixels in found])
     height, width = np.median(sizes, axis=0).astype(int).tolist()

@@ -16,11 +16,8 @@ def complete_splits(
     that the data brings is kept as it is. Which picture goes where depends on its content and
     on `seed`, not on its name or place.
     """
-    if "train" not in pictures.splits:
-        have = ", ".join(name for name, _ in pictures)
-        raise InputError(f"{pictures.name}: no train split (it has {have}); nothing to train on")
     carved = []
-    splits = dict(pictures.splits)
+    splits = {**pictures.splits, "train": pictures.train()}
     for name, amount in (("test", test), ("validation", validation)):
         if name in splits or amount == 0:
             continue

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
+from reslab.errors import InputError
 from reslab.pictures.files import Files
 
 SPLITS = ("train", "validation", "test")
@@ -63,6 +64,13 @@ class Pictures:
 
     def counts(self) -> dict[str, int]:
         return {name: len(self.splits.get(name, ())) for name in SPLITS}
+
+    def train(self) -> Samples:
+        """The samples to learn from. Raises InputError where the data has none."""
+        if "train" not in self.splits:
+            have = ", ".join(name for name, _ in self)
+            raise InputError(f"{self.name}: no train split (it has {have}); nothing to train on")
+        return self.splits["train"]
 
     def fingerprint(self) -> str:
         """SHA-256 over the classes and every sample's content and class, whatever the split."""
