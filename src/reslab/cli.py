@@ -12,7 +12,7 @@ from cyclopts import App, CycloptsError, Parameter
 import reslab
 from reslab.errors import InputError, InterruptedRunError
 
-Flag = Annotated[bool, Parameter(negative=())]
+Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
 Fields = Annotated[dict[str, str] | None, Parameter(parse=False)]
 
 app = App(
@@ -91,8 +91,8 @@ def train(
     Parameters
     ----------
     data
-        A built-in set (digits, mnist, fashion-mnist, cifar10, cifar100), a folder, a list file,
-        a CSV, or a zip of any of these.
+        A built-in set (digits, mnist, fashion-mnist, cifar10, cifar100), a folder, a list, a CSV,
+        or a zip of any of these.
     recipe
         A recipe's name or TOML file; chosen by the pictures' size if not given.
     out

@@ -210,7 +210,7 @@ def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Pre
         shuffle=recipe.shuffle,
         seed=recipe.seed,
     )
-    if len(stores["train"]) % recipe.batch_size == 1 and recipe.train == "all":
+    if batches.smallest == 1 and recipe.train == "all":
         _refuse_lone_picture(network, spec, recipe.batch_size)
     return Prepared(
         whole, carved, recipe, preprocessing, spec, network, stores, batches, fingerprint
@@ -218,14 +218,14 @@ def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Pre
 
 
 def _refuse_lone_picture(network: nn.Module, spec: NetworkSpec, batch_size: int) -> None:
-    """Refuse a last batch of one where batch norm would have one value a channel to go by."""
+    """Refuse a batch of one where batch norm would have one value a channel to go by."""
     shapes = copy.deepcopy(network).to("meta").train()
     try:
         shapes(torch.empty(1, spec.channels, *spec.size, device="meta"))
     except ValueError:
         raise InputError(
-            f"with batches of {batch_size} the last holds one picture, which the batch norm of"
-            f" {spec.name} cannot train on at this size; set another --batch-size"
+            f"with --batch-size {batch_size} a batch holds one picture, which the batch norm of"
+            f" {spec.name} cannot train on at this size; set a larger --batch-size"
         ) from None
 
 

@@ -164,16 +164,20 @@ FIELD_NAMES = tuple(FIELDS)
 
 def _from_text(text: str, annotation: Any) -> Any:
     """Text as it comes from the command line, split at commas where the field holds several."""
-    members = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
-    if any(typing.get_origin(member) is tuple for member in members):
+    if any(typing.get_origin(member) is tuple for member in _members(annotation)):
         return [part.strip() for part in text.strip("[]() ").split(",")]
-    if any(typing.get_origin(member) is Literal for member in members) and text.isdecimal():
+    if text.isdecimal() and text in _choices(annotation):
         return int(text)
     return text
 
 
-def _is_union(annotation: Any) -> bool:
-    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+def _members(annotation: Any) -> list[Any]:
+    """The types that a field may hold: unions and annotations opened."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _members(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [one for part in typing.get_args(annotation) for one in _members(part)]
+    return [annotation]
 
 
 def _messages(error: ValidationError) -> list[str]:
@@ -205,11 +209,19 @@ def _messages(error: ValidationError) -> list[str]:
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:
-    found: tuple[str, ...] = ()
-    for member in typing.get_args(annotation) if _is_union(annotation) else (annotation,):
-        if typing.get_origin(member) is Literal:
-            found += tuple(str(choice) for choice in typing.get_args(member))
-    return found
+    literals = [one for one in _members(annotation) if typing.get_origin(one) is Literal]
+    return tuple(str(choice) for one in literals for choice in typing.get_args(one))
+
+
+def field_values(name: str) -> str:
+    """What a field may hold, in words: for the reference."""
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    if choices := _choices(FIELDS[name]):
+        return ", ".join(choices)
+    members = _members(FIELDS[name])
+    if any(typing.get_origin(member) is tuple for member in members):
+        return "height,width" if name.endswith("size") else "a number a channel"
+    return next(words[member] for member in members if member in words)
 
 
 def parse_recipe(text: str, where: str) -> Recipe:

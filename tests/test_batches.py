@@ -1,0 +1,72 @@
+"""A training batch is a function of (seed, epoch, step), and every picture counts once."""
+
+import numpy as np
+import pytest
+import torch
+
+from reslab.pictures.batches import TrainingBatches, evaluation_batches
+from reslab.pictures.preprocessing import Preprocessing
+from reslab.pictures.reading import PixelStore
+from reslab.pictures.settings import Augmentation
+from reslab.pictures.table import Samples
+
+RECORD = Preprocessing(size=(4, 4), channels=1, mean=(0,), std=(1,))
+
+
+def batches(count=100, batch_size=32, shuffle=True, seed=0, augmentation=None):
+    """Samples whose pixels all hold the sample's own number."""
+    numbers = torch.arange(count, dtype=torch.uint8)
+    pixels = numbers.view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous()
+    keys = np.arange(count).astype(np.uint64)
+    samples = Samples(tuple(map(str, range(count))), np.arange(count), pixels=pixels, keys=keys)
+    return TrainingBatches(
+        PixelStore(samples, RECORD), RECORD, augmentation or Augmentation(),
+        batch_size=batch_size, shuffle=shuffle, seed=seed,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("count", "size"), [(100, 32), (64, 64), (65, 64), (5, 64), (7, 1)])
+def test_every_picture_once_an_epoch_in_even_batches(count, size):
+    found = batches(count, size)
+    parts = [found.batch(3, step) for step in range(len(found))]
+    sizes = [len(labels) for _, labels in parts]
+    assert len(found) == -(-count // size)
+    assert max(sizes) <= size
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) == found.smallest
+    assert sizes == sorted(sizes, reverse=True)
+    labels = torch.cat([labels for _, labels in parts])
+    assert sorted(labels.tolist()) == list(range(count))
+    for x, labels in parts:
+        assert torch.equal((x[:, 0, 0, 0] * 255).round().long(), labels)
+
+
+def test_a_batch_depends_on_seed_epoch_and_step_alone():
+    one, two = batches(), batches()
+    for epoch, step in [(5, 2), (0, 0), (5, 1)]:  # any order, as a resumed run would ask
+        assert torch.equal(one.batch(epoch, step)[1], two.batch(epoch, step)[1])
+    orders = {
+        tuple(batches(seed=seed).order(epoch).tolist()) for seed in (0, 1) for epoch in (0, 1)
+    }
+    assert len(orders) == 4
+
+
+def test_not_shuffled_means_in_the_order_of_the_data():
+    found = batches(shuffle=False)
+    assert found.order(7).tolist() == list(range(100))
+
+
+def test_augmentation_changes_with_the_epoch_and_repeats_with_the_address():
+    found = batches(seed=2, augmentation=Augmentation(shift=0.5))
+    x, labels = found.batch(0, 0)
+    again, _ = batches(seed=2, augmentation=Augmentation(shift=0.5)).batch(0, 0)
+    assert torch.equal(x, again)
+    later = found.inputs(labels, epoch=1)
+    assert not torch.equal(later, found.inputs(labels, epoch=0))
+
+
+def test_evaluation_is_in_order_and_plain():
+    store = batches(10).store
+    parts = list(evaluation_batches(store, RECORD, 4))
+    assert [len(labels) for _, labels in parts] == [4, 4, 2]
+    assert torch.cat([labels for _, labels in parts]).tolist() == list(range(10))

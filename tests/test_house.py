@@ -1,0 +1,103 @@
+"""The house itself: import direction, start-up, exports, documents that are true."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import reslab
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src" / "reslab"
+ORDER = ["errors", "writing", "pictures", "networks", "judging", "learning", "using", "cli"]
+
+
+def room(module: str) -> int:
+    name = module.split(".")[1] if "." in module else "cli"
+    return ORDER.index(name) if name in ORDER else len(ORDER)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE))
+)
+def test_imports_never_turn_back(path):
+    """pictures -> networks -> judging -> learning -> using -> cli."""
+    own = "reslab." + ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+    if path.name in ("__init__.py", "__main__.py"):
+        pytest.skip("packages re-export")
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("reslab."):
+            names = [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.startswith("reslab.")]
+        for name in names:
+            assert room(name) <= room(own), f"{own} imports {name}"
+
+
+def test_help_and_errors_do_not_import_torch():
+    for arguments in (["--help"], ["train", "--help"], ["--version"], ["recipes"],
+                      ["train", "digits", "--epoch", "3"], ["train", "x", "--optimizer.lr"]):  # fmt: skip
+        code = (
+            "import sys; sys.argv = ['reslab', *sys.argv[1:]]\n"
+            "from reslab.cli import main\n"
+            "try:\n    main()\n"
+            "except SystemExit:\n    pass\n"
+            "assert 'torch' not in sys.modules, 'torch was imported'\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, (arguments, done.stderr)
+
+
+def test_everything_exported_exists():
+    for name in reslab.__all__:
+        assert getattr(reslab, name) is not None
+    with pytest.raises(AttributeError):
+        reslab.nothing_of_this_name  # noqa: B018
+
+
+def test_the_command_line_reference_is_up_to_date():
+    from reference import PAGE, reference
+
+    assert PAGE.read_text("utf-8") == reference(), "run `make docs`"
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_readme_runs(name, run, split_photos, tmp_path, monkeypatch):
+    """The Python of the README, on small stand-ins for its files."""
+    text = (ROOT / name).read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert blocks
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").symlink_to(split_photos)
+    (tmp_path / "cat.png").write_bytes((split_photos / "test" / "猫" / "100.png").read_bytes())
+    for block in blocks:
+        exec(compile(block, name, "exec"), {})
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_readme_names_real_commands_and_recipes(name):
+    from reslab.cli import app
+    from reslab.learning.recipe import recipe_names
+
+    text = (ROOT / name).read_text("utf-8")
+    for command in set(re.findall(r"^\$? ?reslab ([a-z]+)", text, re.MULTILINE)):
+        assert command in app
+    for recipe in set(re.findall(r"--recipe ([a-z0-9-]+)", text)):
+        assert recipe in recipe_names()
+    for recipe in recipe_names():
+        assert f"`{recipe}`" in text
+
+
+def test_both_readmes_tell_the_same_figures():
+    def figures(name):
+        text = (ROOT / name).read_text("utf-8")
+        return re.findall(r"\d[\d,.]*\d", "\n".join(
+            line for line in text.splitlines() if line.startswith("|")))  # fmt: skip
+
+    assert figures("README.md") == figures("README.zh-CN.md")
