@@ -79,7 +79,7 @@ def test_all_wrong_fields_are_named_at_once():
 def test_a_toml_file_is_typed_strictly():
     with pytest.raises(InputError, match="there:1: epochs"):
         parse_recipe('epochs = "3"', "there")
-    with pytest.raises(InputError, match="there:3: optimizer.nesterov"):
+    with pytest.raises(InputError, match=r"there:3: optimizer\.nesterov"):
         parse_recipe("[optimizer]\nlr = 1\nnesterov = 1", "there")
     assert parse_recipe("[optimizer]\nlr = 1", "there").optimizer.lr == 1
 

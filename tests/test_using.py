@@ -55,7 +55,7 @@ def test_paths_bytes_and_pillow_pictures_are_the_same(split_photos, classifier):
 def test_top_is_sorted_and_whole(classifier, split_photos):
     path = next((split_photos / "test").rglob("*.png"))
     found = classifier.predict(path, top=10)
-    assert [guess.label for guess in found.top][0] == found.label
+    assert found.top[0].label == found.label
     assert {guess.label for guess in found.top} == set(CLASSES)
     values = [guess.probability for guess in found.top]
     assert values == sorted(values, reverse=True)

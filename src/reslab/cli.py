@@ -134,11 +134,12 @@ def train(
     json
         Print the result as one JSON object, last on standard output.
     """
+    chosen = _recipe(recipe, fields)
     from reslab.learning.training import train as train_
 
     run = train_(
         data,
-        recipe=recipe,
+        recipe=chosen,
         out=out,
         seed=seed,
         epochs=epochs,
@@ -347,6 +348,7 @@ def preview(
     json
         Print one JSON object.
     """
+    chosen = _recipe(recipe, fields)
     from reslab.learning.preview import preview as preview_
 
     if seed is not None:
@@ -354,7 +356,7 @@ def preview(
     found = preview_(
         data,
         out,
-        recipe=recipe,
+        recipe=chosen,
         fields=fields,
         test=test,
         val=val,
@@ -405,6 +407,15 @@ def summary(
         _print_json(found.as_dict())
     else:
         print(found.table())
+
+
+def _recipe(name: str | None, fields: dict[str, str] | None) -> Any:
+    """The recipe asked for; what is wrong with it or a field is said before torch is imported."""
+    from reslab.learning.recipe import Recipe, load_recipe
+
+    chosen = None if name is None else load_recipe(name)
+    (chosen or Recipe()).with_fields(fields or {})
+    return chosen
 
 
 def _print_json(value: Any) -> None:
