@@ -64,8 +64,6 @@ class Display:
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[text]}"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left"),
         ]
         with Progress(*columns, console=self.console, transient=True, expand=True) as bar:
             self._bar = bar
@@ -84,23 +82,23 @@ class Display:
             del self._clock[0]
         (then, before), (_, after) = self._clock[0], self._clock[-1]
         rate = (after - before) / max(now - then, 1e-9)
+        steps_left = (self._epochs - event.epoch) * event.steps - event.step - 1
+        left = _duration(steps_left * event.pictures / rate)
         if self._bar is not None:
-            text = f"loss {event.loss:.4f}  acc {event.accuracy:.1%}  {rate:,.0f} pictures/s"
+            numbers = f"loss {event.loss:.4f}  acc {event.accuracy:.1%}"
             self._bar.update(
                 self._task,
                 completed=event.epoch * event.steps + event.step + 1,
                 description=f"epoch {event.epoch} ({event.epoch + 1}/{self._epochs})"
                 f" batch {event.step + 1}/{event.steps}",
-                text=text,
+                text=f"{numbers}  {rate:,.0f} pictures/s  {left} left",
             )
         elif now - self._shown > _PLAIN_EVERY:
             self._shown = now
-            left = self._epochs * event.steps - event.epoch * event.steps - event.step - 1
-            minutes = left * event.pictures / rate / 60
             self.say(
                 f"epoch {event.epoch}  batch {event.step + 1}/{event.steps}"
                 f"  loss {event.loss:.4f}  accuracy {event.accuracy:.2%}"
-                f"  {rate:,.0f} pictures/s  {minutes:.0f} min left"
+                f"  {rate:,.0f} pictures/s  {left} left"
             )
 
     def epoch(self, event: EpochEnd) -> None:
@@ -114,3 +112,10 @@ class Display:
                 parts.append(f"{split}{watched} loss {loss:.4f} accuracy {accuracy:.2%}")
         parts.append(f"{record['seconds']:.1f} s" + ("  best so far" if event.best else ""))
         self.say("  ".join(parts))
+
+
+def _duration(seconds: float) -> str:
+    """Such as 0:45, 12:30 or 5:01:00."""
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
