@@ -301,3 +301,27 @@ def test_signals_are_put_back(split_photos, tmp_path, monkeypatch):
         reslab.train(split_photos, out=tmp_path / "r", quiet=True)
     assert caught.value.signal_number == signal.SIGTERM
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_model_of_ours_can_be_started_from(run, split_photos, tmp_path):
+    """Fine-tuning one's own model: the same network, the weights of a run, another head."""
+    warm = reslab.train(
+        split_photos, network="small-resnet", weights=run.model, epochs=1, out=tmp_path / "w",
+        quiet=True, batch_size=16, fields={"train": "head", "optimizer.lr": 0.001},
+    )  # fmt: skip
+    before = load_model(run.path).network.state_dict()
+    after = load_model(warm.path).network.state_dict()
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {"11.weight", "11.bias"}
+
+
+def test_a_run_without_a_test_split_says_so(split_photos, tmp_path):
+    fill(tmp_path / "d", 8)
+    found = reslab.train(
+        tmp_path / "d", out=tmp_path / "r", epochs=1, quiet=True, fields={"split.test": 0}
+    )
+    assert found.finished
+    assert found.info["test"] is None
+    with pytest.raises(InputError, match="no test"):
+        _ = found.test
+    assert not (tmp_path / "r" / "predictions.csv").exists()

@@ -492,13 +492,16 @@ def main() -> None:
         _fail(str(error), 2)
     except InputError as error:
         _fail(str(error), 2)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:  # a full disk, a folder that may not be written to
+        named = f"{error.filename}: " if error.filename else ""
+        _fail(f"{named}{error.strerror or error}", 2)
     except InterruptedRunError as stopped:
         _fail(str(stopped), 128 + stopped.signal_number, word="stopped")
     except KeyboardInterrupt:
         _fail("nothing is lost that was saved before", 128 + signal.SIGINT, word="stopped")
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
 
 
 def _fail(message: str, status: int, word: str = "error") -> None:

@@ -187,6 +187,11 @@ def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Pre
     spec = NetworkSpec(
         recipe.network, len(whole.classes), preprocessing.channels, preprocessing.size
     )
+    if recipe.train == "head" and recipe.weights == "none":
+        raise InputError(
+            "train = 'head' needs a backbone that has learned something: name its weights with"
+            " --weights, or train all with --train all"
+        )
     network = build_network(spec, recipe.seed)
     if recipe.weights != "none":
         load_pretrained(network, recipe.network, recipe.weights)
@@ -238,6 +243,6 @@ def training_target(preprocessing: Preprocessing, augment: Augmentation) -> Prep
 
 def freeze_backbone(network: nn.Module, name: str) -> None:
     """Let nothing train but the head."""
-    head = head_prefix(name)
+    head = head_prefix(name, network)
     for key, parameter in network.named_parameters():
         parameter.requires_grad_(key.startswith(head))

@@ -48,7 +48,12 @@ class Run:
 
     @property
     def test(self) -> dict[str, Any]:
-        """n, accuracy, loss and more on the test split, scored once with the best weights."""
+        """n, accuracy, loss and more on the test split, scored once with the best weights.
+
+        Raises InputError if the run is not finished or its data has no test split.
+        """
+        if not self.info.get("test"):
+            raise InputError(f"{self.path}: no test score: not finished, or no test split")
         return dict(self.info["test"])
 
     @property
@@ -66,6 +71,9 @@ class Run:
         if not path.exists():
             return []
         return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        write_safely(self.path / "recipe.toml", recipe.to_toml().encode())
 
     def recipe(self) -> Recipe:
         return load_recipe(self.path / "recipe.toml")

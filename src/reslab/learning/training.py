@@ -29,6 +29,7 @@ from reslab.learning.sheet import draw_training_sheet
 from reslab.networks.catalogue import head_prefix
 from reslab.networks.model_file import Model, SplitOrigin, load_model, save_model
 from reslab.pictures.reading import PixelStore
+from reslab.writing import write_safely
 
 
 def train(
@@ -91,7 +92,7 @@ def train(
     prepared = prepare(pictures, chosen, display.track)
     run = Run(out) if out is not None else Run(new_run_folder(chosen.name, str(data)))
     run.create(overwrite=overwrite)
-    (run.path / "recipe.toml").write_text(prepared.recipe.to_toml(), "utf-8")
+    run.write_recipe(prepared.recipe)
     run.write_info(
         **_description(prepared, source, device, watch_test),
         seconds={"data": time.perf_counter() - started, "features": 0.0},
@@ -125,7 +126,7 @@ def resume(
     except (KeyError, TypeError):
         raise InputError(f"{opened.path}/run.json: does not say where the data is") from None
     prepared = prepare(source.read(display.track), recipe, display.track)
-    (opened.path / "recipe.toml").write_text(prepared.recipe.to_toml(), "utf-8")
+    opened.write_recipe(prepared.recipe)
     return _work(opened, prepared, device, display, began=started, fresh=False)
 
 
@@ -315,7 +316,7 @@ def _model(prepared: Prepared) -> Model:
 def _frozen_state(network: nn.Module, recipe: Recipe) -> dict[str, torch.Tensor]:
     if recipe.train == "all":
         return {}
-    head = head_prefix(recipe.network)
+    head = head_prefix(recipe.network, network)
     return {
         key: value.detach().clone()
         for key, value in network.state_dict().items()
@@ -332,7 +333,7 @@ def _assert_frozen(network: nn.Module, frozen: dict[str, torch.Tensor]) -> None:
 
 
 def _publish_best(run: Run) -> None:
-    run.model.write_bytes(run.best_checkpoint.read_bytes())
+    write_safely(run.model, run.best_checkpoint.read_bytes())
 
 
 def _draw_curves(run: Run) -> None:

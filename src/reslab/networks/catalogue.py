@@ -54,13 +54,10 @@ def default_input(name: str) -> tuple[int, tuple[int, int]]:
     return 3, timm_config(name).size
 
 
-def head_prefix(name: str) -> str:
+def head_prefix(name: str, network: nn.Module) -> str:
     """How the parameters of the last layer, the one that knows the classes, begin."""
-    if name in OURS:
-        raise InputError(
-            f"network {name} has no pretrained backbone, so train = 'head' would train too little;"
-            " set --train all"
-        )
+    if name in OURS:  # a sequence that ends with its linear layer
+        return f"{[child for child, _ in network.named_children()][-1]}."
     return "fc." if name in TORCHVISION else timm_config(name).classifier + "."
 
 
@@ -106,7 +103,7 @@ def _build(spec: NetworkSpec) -> nn.Module:
     )
     for name, layer in built.named_modules():
         # timm draws some heads from a range meant for its own long schedules.
-        if f"{name}.".startswith(head_prefix(spec.name)) and isinstance(layer, nn.Linear):
+        if f"{name}.".startswith(head_prefix(spec.name, built)) and isinstance(layer, nn.Linear):
             layer.reset_parameters()
     return built
 

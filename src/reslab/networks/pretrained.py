@@ -57,7 +57,7 @@ def load_pretrained(network: nn.Module, name: str, weights: str) -> None:
     else:
         state, source = read_state(Path(weights).expanduser()), weights
     state = {key.removeprefix("module."): value for key, value in state.items()}
-    head = head_prefix(name)
+    head = head_prefix(name, network)
     own = network.state_dict()
     wanted = {key: value for key, value in own.items() if not key.startswith(head)}
     problems = [f"{key}: missing" for key in wanted if key not in state]
@@ -116,7 +116,9 @@ def _torchvision_weights(name: str) -> Any:
 def _published_state(name: str) -> tuple[State, str]:
     """(state, where it came from) of a network's published weights."""
     if name in OURS:
-        raise InputError(f"network {name} has no published weights; set --weights none")
+        raise InputError(
+            f"network {name} has no published weights; set --weights none --train all or a file"
+        )
     if name in TORCHVISION:
         weights = _torchvision_weights(name)
         file_name = weights.url.rsplit("/", 1)[-1]

@@ -133,7 +133,7 @@ def _measure(network: torch.nn.Module, spec: NetworkSpec, head_only: bool) -> Ne
     parameters = sum(p.numel() for p in network.parameters())
     trained = parameters
     if head_only:
-        head = head_prefix(spec.name)
+        head = head_prefix(spec.name, network)
         trained = sum(p.numel() for k, p in network.named_parameters() if k.startswith(head))
     return NetworkSummary(
         network=spec.name,
