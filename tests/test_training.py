@@ -89,13 +89,15 @@ def test_the_recipe_of_a_run_gives_the_run_again(run, split_photos, tmp_path):
     assert sha(again.model) == sha(run.model)
 
 
-@pytest.mark.parametrize("every", ["1epoch", "3steps"])
+@pytest.mark.parametrize(
+    ("every", "at"), [("1epoch", [2, 7, 11]), ("3steps", [2, 7, 11]), ("1step", [4, 5, 0])]
+)
 def test_a_run_stopped_anywhere_goes_on_bit_for_bit(
-    run, split_photos, tmp_path, monkeypatch, every
+    run, split_photos, tmp_path, monkeypatch, every, at
 ):
     """Stop after a number of events, as a signal would; resume; stop again; compare."""
     original = training.train_epochs
-    stops = iter([2, 7, 11, None])
+    stops = iter([*at, None])  # an epoch is 5 steps and its end: 6 events
 
     def stopping(*args, **kwargs):
         stop = next(stops)

@@ -12,9 +12,6 @@ from cyclopts import App, CycloptsError, Parameter
 import reslab
 from reslab.errors import InputError, InterruptedRunError
 
-Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
-Fields = Annotated[dict[str, str] | None, Parameter(parse=False)]
-
 app = App(
     name="reslab",
     version=reslab.__version__,
@@ -23,17 +20,47 @@ app = App(
 )
 
 
-@app.command
-def recipes(name: str | None = None, /, *, json: Flag = False) -> None:
-    """List the recipes, or show one with its expected result.
+def _flag(text: str) -> Parameter:
+    return Parameter(help=text, negative=(), show_default=False)
 
-    Parameters
-    ----------
-    name
-        A recipe; all are listed without it.
-    json
-        Print one JSON object (or a list of them) for machines.
-    """
+
+Data = Annotated[
+    str,
+    Parameter(
+        help="A built-in set (digits, mnist, fashion-mnist, cifar10, cifar100), a folder, a list, a"
+        " CSV, or a zip of any of these."
+    ),
+]
+Model = Annotated[str, Parameter(help="A run folder or its model file.")]
+RecipeName = Annotated[
+    str | None,
+    Parameter(help="A recipe's name or TOML file; chosen by the pictures' size if not given."),
+]
+Device = Annotated[str, Parameter(help="auto, cpu, cuda, cuda:N or mps.")]
+Test = Annotated[str | None, Parameter(help="The test list that goes with a list or CSV.")]
+Val = Annotated[str | None, Parameter(help="The validation list that goes with a list or CSV.")]
+Root = Annotated[
+    str | None,
+    Parameter(help="The folder a list's paths are relative to; the list's own if not given."),
+]
+DataRoot = Annotated[
+    str | None, Parameter(help="Where built-in data lies; else RESLAB_DATA, else the cache.")
+]
+LeaveOut = Annotated[bool, _flag("Go on without pictures that cannot be read, and list them.")]
+Quiet = Annotated[bool, _flag("Show no progress.")]
+Json = Annotated[bool, _flag("Print JSON, the result last on standard output.")]
+# Fields of the recipe are split off the command line before it is parsed.
+Fields = Annotated[dict[str, str] | None, Parameter(parse=False)]
+
+
+@app.command
+def recipes(
+    name: Annotated[str | None, Parameter(help="A recipe; all are listed without it.")] = None,
+    /,
+    *,
+    json: Json = False,
+) -> None:
+    """List the recipes, or show one with its expected result."""
     from reslab.learning.recipe import load_recipe, recipe_names, recipe_text
 
     if name is not None and not json:
@@ -58,81 +85,54 @@ def recipes(name: str | None = None, /, *, json: Flag = False) -> None:
 
 @app.command
 def train(
-    data: str,
+    data: Data,
     /,
     *,
-    recipe: str | None = None,
-    out: str | None = None,
-    seed: int | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    network: str | None = None,
-    weights: str | None = None,
-    device: str = "auto",
-    precision: str | None = None,
-    checkpoint_every: str | None = None,
-    test: str | None = None,
-    val: str | None = None,
-    root: str | None = None,
-    data_root: str | None = None,
-    watch_test: Flag = False,
-    leave_out_unreadable: Flag = False,
-    overwrite: Flag = False,
-    quiet: Flag = False,
-    json: Flag = False,
+    recipe: RecipeName = None,
+    out: Annotated[
+        str | None,
+        Parameter(help="The run folder; runs/<recipe>-<data>-<number> if not given."),
+    ] = None,
+    seed: Annotated[
+        int | None, Parameter(help="Decides initial weights, order, augmentation and dropout.")
+    ] = None,
+    epochs: Annotated[
+        int | None, Parameter(help="How often to go through the training pictures.")
+    ] = None,
+    batch_size: Annotated[int | None, Parameter(help="Pictures a step, at most.")] = None,
+    lr: Annotated[
+        float | None, Parameter(help="Learning rate (the recipe's optimizer.lr).")
+    ] = None,
+    network: Annotated[
+        str | None,
+        Parameter(help="A network by name: reslab's own, torchvision's ResNets, or timm's."),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        Parameter(help="pretrained, none, or a file: safetensors or a PyTorch state dict."),
+    ] = None,
+    device: Device = "auto",
+    precision: Annotated[str | None, Parameter(help="auto, fp32 or bf16.")] = None,
+    checkpoint_every: Annotated[
+        str | None, Parameter(help="Such as 1epoch, 20steps or 5min.")
+    ] = None,
+    test: Test = None,
+    val: Val = None,
+    root: Root = None,
+    data_root: DataRoot = None,
+    watch_test: Annotated[
+        bool, _flag("Score the test split after each epoch too. It chooses nothing.")
+    ] = False,
+    leave_out_unreadable: LeaveOut = False,
+    overwrite: Annotated[bool, _flag("Replace the run that --out holds.")] = False,
+    quiet: Quiet = False,
+    json: Json = False,
     fields: Fields = None,
 ) -> None:
     """Train on labelled pictures, write a run folder, and score once on the test split.
 
     Any field of a recipe can be set by its dotted name, such as --optimizer.momentum 0.9 or
     --augment.flip-horizontal 0.5; `reslab recipes NAME` shows the fields.
-
-    Parameters
-    ----------
-    data
-        A built-in set (digits, mnist, fashion-mnist, cifar10, cifar100), a folder, a list, a CSV,
-        or a zip of any of these.
-    recipe
-        A recipe's name or TOML file; chosen by the pictures' size if not given.
-    out
-        The run folder; runs/<recipe>-<data>-<number> if not given.
-    seed
-        Decides initial weights, order, augmentation and dropout.
-    epochs
-        How often to go through the training pictures.
-    batch_size
-        Pictures a step.
-    lr
-        Learning rate (the recipe's optimizer.lr).
-    network
-        A network by name: reslab's own, torchvision's ResNets, or timm's.
-    weights
-        "pretrained", "none", or a file (safetensors, or a PyTorch state dict).
-    device
-        auto, cpu, cuda, cuda:N or mps.
-    precision
-        auto, fp32 or bf16.
-    checkpoint_every
-        Such as 1epoch, 20steps or 5min.
-    test
-        The test list that goes with a list file or CSV.
-    val
-        The validation list that goes with a list file or CSV.
-    root
-        The folder that the paths in a list are relative to; the list's own if not given.
-    data_root
-        Where built-in data lies; else the environment's RESLAB_DATA, else the cache.
-    watch_test
-        Score the test split after each epoch too. It chooses nothing.
-    leave_out_unreadable
-        Go on without pictures that cannot be read, and list them in run.json.
-    overwrite
-        Replace the run that --out holds.
-    quiet
-        Show no progress.
-    json
-        Print the result as one JSON object, last on standard output.
     """
     chosen = _recipe(recipe, fields)
     from reslab.learning.training import train as train_
@@ -165,24 +165,15 @@ def train(
 
 @app.command
 def resume(
-    run: str, /, *, epochs: int | None = None, device: str = "auto", quiet: Flag = False,
-    json: Flag = False,
-) -> None:  # fmt: skip
-    """Go on with a run exactly where it stopped, or further.
-
-    Parameters
-    ----------
-    run
-        The run folder.
-    epochs
-        Train to this many epochs in all.
-    device
-        auto, cpu, cuda, cuda:N or mps.
-    quiet
-        Show no progress.
-    json
-        Print the result as one JSON object, last on standard output.
-    """
+    run: Annotated[str, Parameter(help="The run folder.")],
+    /,
+    *,
+    epochs: Annotated[int | None, Parameter(help="Train to this many epochs in all.")] = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Go on with a run exactly where it stopped, or further."""
     from reslab.learning.training import resume as resume_
 
     _print_run(resume_(run, epochs=epochs, device=device, quiet=quiet), json)
@@ -190,53 +181,26 @@ def resume(
 
 @app.command
 def evaluate(
-    model: str,
-    data: str,
+    model: Model,
+    data: Data,
     /,
     *,
-    split: str | None = None,
-    out: str | None = None,
-    device: str = "auto",
-    batch_size: int = 256,
-    test: str | None = None,
-    val: str | None = None,
-    root: str | None = None,
-    data_root: str | None = None,
-    leave_out_unreadable: Flag = False,
-    quiet: Flag = False,
-    json: Flag = False,
+    split: Annotated[
+        str | None,
+        Parameter(help="train, validation, test or all; test if the data has one, else all."),
+    ] = None,
+    out: Annotated[str | None, Parameter(help="Write every prediction to this CSV file.")] = None,
+    device: Device = "auto",
+    batch_size: Annotated[int, Parameter(help="Pictures a forward pass.")] = 256,
+    test: Test = None,
+    val: Val = None,
+    root: Root = None,
+    data_root: DataRoot = None,
+    leave_out_unreadable: LeaveOut = False,
+    quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
-    """Score a model on labelled pictures.
-
-    Parameters
-    ----------
-    model
-        A run folder or its model file.
-    data
-        As for train. Data the model was trained on is split as it was then.
-    split
-        train, validation, test or all; test if the data has one, else all.
-    out
-        Write every prediction to this CSV file.
-    device
-        auto, cpu, cuda, cuda:N or mps.
-    batch_size
-        Pictures a forward pass.
-    test
-        The test list that goes with a list file or CSV.
-    val
-        The validation list that goes with a list file or CSV.
-    root
-        The folder that the paths in a list are relative to; the list's own if not given.
-    data_root
-        Where built-in data lies; else the environment's RESLAB_DATA, else the cache.
-    leave_out_unreadable
-        Go on without pictures that cannot be read, and name them.
-    quiet
-        Show no progress.
-    json
-        Print one JSON object.
-    """
+    """Score a model on labelled pictures. Data it was trained on is split as it was then."""
     from reslab.using.evaluation import evaluate as evaluate_
 
     found = evaluate_(
@@ -264,28 +228,14 @@ def evaluate(
 
 @app.command
 def predict(
-    model: str,
+    model: Model,
     /,
-    *pictures: str,
-    top: int = 5,
-    device: str = "auto",
-    json: Flag = False,
+    *pictures: Annotated[str, Parameter(help="Picture files and folders of them.")],
+    top: Annotated[int, Parameter(help="How many classes to name for each picture.")] = 5,
+    device: Device = "auto",
+    json: Json = False,
 ) -> None:
-    """Name the classes and probabilities of pictures.
-
-    Parameters
-    ----------
-    model
-        A run folder or its model file.
-    pictures
-        Picture files and folders of them.
-    top
-        How many classes to name for each picture.
-    device
-        auto, cpu, cuda, cuda:N or mps.
-    json
-        Print one JSON object a picture.
-    """
+    """Name the classes and probabilities of pictures; with --json one object a picture."""
     from reslab.using.classifier import Classifier, expand
 
     if not pictures:
@@ -307,46 +257,23 @@ def predict(
 
 @app.command
 def preview(
-    data: str,
+    data: Data,
     /,
     *,
-    recipe: str | None = None,
-    out: str = "preview.png",
-    seed: int | None = None,
-    test: str | None = None,
-    val: str | None = None,
-    root: str | None = None,
-    data_root: str | None = None,
-    leave_out_unreadable: Flag = False,
-    json: Flag = False,
+    recipe: RecipeName = None,
+    out: Annotated[str, Parameter(help="The PNG file to write.")] = "preview.png",
+    seed: Annotated[int | None, Parameter(help="Decides the augmentation shown.")] = None,
+    test: Test = None,
+    val: Val = None,
+    root: Root = None,
+    data_root: DataRoot = None,
+    leave_out_unreadable: LeaveOut = False,
+    json: Json = False,
     fields: Fields = None,
 ) -> None:
     """Draw a sheet of samples as a network would be trained on them.
 
     Fields of the recipe can be set as for train, such as --augment.rotate 45.
-
-    Parameters
-    ----------
-    data
-        As for train.
-    recipe
-        A recipe's name or TOML file; chosen by the pictures' size if not given.
-    out
-        The PNG file to write.
-    seed
-        Decides the augmentation shown.
-    test
-        The test list that goes with a list file or CSV.
-    val
-        The validation list that goes with a list file or CSV.
-    root
-        The folder that the paths in a list are relative to; the list's own if not given.
-    data_root
-        Where built-in data lies; else the environment's RESLAB_DATA, else the cache.
-    leave_out_unreadable
-        Go on without pictures that cannot be read.
-    json
-        Print one JSON object.
     """
     chosen = _recipe(recipe, fields)
     from reslab.learning.preview import preview as preview_
@@ -377,29 +304,17 @@ def preview(
 
 @app.command
 def summary(
-    network: str,
+    network: Annotated[str, Parameter(help="A network, a recipe, a run folder or a model file.")],
     /,
     *,
-    classes: int | None = None,
-    size: str | None = None,
-    channels: int | None = None,
-    json: Flag = False,
+    classes: Annotated[
+        int | None, Parameter(help="How many classes; 10 if not given, or the model's.")
+    ] = None,
+    size: Annotated[str | None, Parameter(help="Input size, such as 96 or 96,128.")] = None,
+    channels: Annotated[int | None, Parameter(help="Input channels, 1 or 3.")] = None,
+    json: Json = False,
 ) -> None:
-    """Show a network's layers, shapes, parameters and operations.
-
-    Parameters
-    ----------
-    network
-        A network, a recipe, a run folder or a model file.
-    classes
-        How many classes (10 if not given, or the model's).
-    size
-        Input size, such as 96 or 96,128.
-    channels
-        Input channels, 1 or 3.
-    json
-        Print one JSON object.
-    """
+    """Show a network's layers, shapes, parameters and operations."""
     from reslab.using.summary import summarise
 
     found = summarise(network, classes=classes, size=size, channels=channels)

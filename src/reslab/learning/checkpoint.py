@@ -1,6 +1,7 @@
 """The state of a run as one safetensors file with a JSON header."""
 
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -54,3 +55,28 @@ def load_checkpoint(path: Path, state: TrainingState, fingerprint: str) -> None:
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: does not fit the run's recipe ({reason})") from None
+
+
+class CheckpointClock:
+    """Whether a checkpoint is due, by the recipe's `checkpoint_every`."""
+
+    def __init__(self, every: str) -> None:
+        digits = "".join(c for c in every if c.isdigit())
+        self.count = int(digits)
+        self.unit = every.removeprefix(digits).rstrip("s")
+        self.steps = self.epochs = 0
+        self.last = time.monotonic()
+
+    def due(self, epoch_ended: bool) -> bool:
+        if epoch_ended:
+            self.epochs += 1
+        else:
+            self.steps += 1
+        due = {
+            "epoch": epoch_ended and self.epochs % self.count == 0,
+            "step": not epoch_ended and self.steps % self.count == 0,
+            "min": time.monotonic() - self.last >= 60 * self.count,
+        }[self.unit]
+        if due:
+            self.last = time.monotonic()
+        return due

@@ -94,14 +94,16 @@ def train_epochs(
     while progress.epoch < recipe.epochs:
         epoch = progress.epoch
         state.network.train(trains_all)
-        rate = 0.0
-        for step in range(progress.step, steps):
-            started = time.perf_counter()
-            rate = learning_rate(
+        rates = [
+            learning_rate(
                 recipe.optimizer.lr, recipe.schedule, epoch * steps + step, recipe.epochs * steps
             )
+            for step in range(steps)
+        ]
+        for step in range(progress.step, steps):
+            started = time.perf_counter()
             for group in state.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rates[step]
             x, labels = batches.batch(epoch, step)
             x, labels = as_input(x, device), labels.to(device)
             with draws.torch_stream(recipe.seed, "step", epoch, step), autocast:
@@ -126,7 +128,7 @@ def train_epochs(
                 loss=progress.loss_sum / progress.seen,
                 accuracy=progress.hits / progress.seen,
                 pictures=len(labels),
-                learning_rate=rate,
+                learning_rate=rates[step],
             )
         started = time.perf_counter()
         scores = {
@@ -134,7 +136,7 @@ def train_epochs(
             for name, store in judged.items()
         }
         evaluate_seconds = time.perf_counter() - started
-        yield _end_epoch(progress, scores, rate, evaluate_seconds)
+        yield _end_epoch(progress, scores, rates[-1], evaluate_seconds)
 
 
 def _end_epoch(

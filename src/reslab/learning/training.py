@@ -1,13 +1,9 @@
 """A training run from data to run folder: `train` begins one, `resume` goes on with one."""
 
 import platform
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -17,9 +13,10 @@ import reslab
 from reslab.errors import InputError, InterruptedRunError
 from reslab.judging.charts import draw_curves
 from reslab.judging.predictions import write_predictions
-from reslab.learning.checkpoint import load_checkpoint, save_checkpoint
+from reslab.learning.checkpoint import CheckpointClock, load_checkpoint, save_checkpoint
 from reslab.learning.device import choose_device, choose_precision, device_name
 from reslab.learning.display import Display
+from reslab.learning.interruption import catching_signals
 from reslab.learning.loop import EpochEnd, Step, TrainingState, judge, train_epochs
 from reslab.learning.optimizers import build_optimizer
 from reslab.learning.preparation import DataSource, Prepared, default_recipe, prepare
@@ -208,10 +205,10 @@ def _work(
         state, recipe, prepared.batches, judged, prepared.preprocessing, device, precision
     )
     progress = state.progress
-    due = _Due(recipe.checkpoint_every)
+    clock = CheckpointClock(recipe.checkpoint_every)
     done = progress.epoch * len(prepared.batches) + progress.step
     with (
-        _catching_signals() as caught,
+        catching_signals() as caught,
         display.training(recipe.epochs, len(prepared.batches), done),
     ):
         for event in _failing_safely(events, run):
@@ -222,7 +219,7 @@ def _work(
                 display.epoch(event)
             else:
                 display.step(event)
-            if due.now(isinstance(event, EpochEnd)) or caught:
+            if clock.due(isinstance(event, EpochEnd)) or caught:
                 save_checkpoint(run.last_checkpoint, state, prepared.fingerprint)
             if caught:
                 break
@@ -365,49 +362,3 @@ def _failing_safely(events: Iterator[Step | EpochEnd], run: Run) -> Iterator[Ste
             _draw_curves(run)
         run.write_info(status="failed", error=str(error))
         raise
-
-
-class _Due:
-    """Whether a checkpoint is due, by the recipe's `checkpoint_every`."""
-
-    def __init__(self, every: str) -> None:
-        digits = "".join(c for c in every if c.isdigit())
-        self.count = int(digits)
-        self.unit = every.removeprefix(digits).rstrip("s")
-        self.steps = self.epochs = 0
-        self.last = time.monotonic()
-
-    def now(self, epoch_ended: bool) -> bool:
-        if epoch_ended:
-            self.epochs += 1
-        else:
-            self.steps += 1
-        due = {
-            "epoch": epoch_ended and self.epochs % self.count == 0,
-            "step": not epoch_ended and self.steps % self.count == 0,
-            "min": time.monotonic() - self.last >= 60 * self.count,
-        }[self.unit]
-        if due:
-            self.last = time.monotonic()
-        return due
-
-
-@contextmanager
-def _catching_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM inside the block; a second SIGINT interrupts at once."""
-    caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if caught and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
