@@ -82,6 +82,16 @@ def test_every_form_gives_the_same_pictures(layouts, tmp_path, form):
     assert sorted(found) == sorted(reference.keys)
 
 
+def test_a_folder_with_one_csv_of_pictures_is_that_list(layouts, tmp_path):
+    folder = tmp_path / "with table"
+    shutil.copytree(tmp_path / "pics", folder / "pics")
+    text = layouts["csv"].read_text("utf-8-sig").replace("path,label", "Image;Class", 1)
+    (folder / "labels.csv").write_text(text.replace(",", ";"), "utf-8-sig")
+    (folder / "other.txt").write_text("not a list of pictures")
+    assert names_of(open_pictures(folder), "test") == expected(2, start=4)
+    assert open_pictures(zipped(folder, tmp_path / "t.zip")).counts()["train"] == 12
+
+
 def test_a_folder_a_class_has_train_only_and_classes_in_order(photos):
     pictures = open_pictures(photos)
     assert pictures.classes == SORTED

@@ -61,9 +61,9 @@ class CheckpointClock:
     """Whether a checkpoint is due, by the recipe's `checkpoint_every`."""
 
     def __init__(self, every: str) -> None:
-        digits = "".join(c for c in every if c.isdigit())
-        self.count = int(digits)
-        self.unit = every.removeprefix(digits).rstrip("s")
+        self.unit = every.lstrip("0123456789")
+        self.count = int(every.removesuffix(self.unit))
+        self.unit = self.unit.rstrip("s")
         self.steps = self.epochs = 0
         self.last = time.monotonic()
 

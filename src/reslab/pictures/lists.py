@@ -84,8 +84,7 @@ def parse_csv(data: bytes, name: str) -> tuple[list[Entry], list[str]]:
         return [], problems
     if not lines:
         return [], [f"{name}: the file is empty; it needs a header `path,label`"]
-    header_line = lines[0][1]
-    delimiter = max(",;\t", key=header_line.count)
+    delimiter = _delimiter(lines[0][1])
     text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     columns: dict[str, int] | None = None
@@ -116,6 +115,19 @@ def parse_csv(data: bytes, name: str) -> tuple[list[Entry], list[str]]:
     if not entries and not problems:
         problems.append(f"{name}: a header and no rows")
     return entries, problems
+
+
+def is_table(data: bytes) -> bool:
+    """Whether a CSV file lists pictures, by the columns of its header."""
+    lines, _ = text_lines(data[:4096].split(b"\n", 1)[0], "")
+    if not lines:
+        return False
+    header = [field.strip(' "\r') for field in lines[0][1].split(_delimiter(lines[0][1]))]
+    return not _columns(header)[1]
+
+
+def _delimiter(header: str) -> str:
+    return max(",;\t", key=header.count)
 
 
 def _columns(header: list[str]) -> tuple[dict[str, int], str]:

@@ -12,6 +12,7 @@ from reslab.pictures.files import Archive, Files, Folder, is_picture_name, print
 from reslab.pictures.lists import (
     SPLIT_NAMES,
     Entry,
+    is_table,
     ordered_classes,
     parse_classes,
     parse_csv,
@@ -100,18 +101,12 @@ def _open_tree(
     if "train" in splits.values() or (splits and len(splits) == len(tops)):
         return _open_class_folders(files, name, splits)
     tables = [file for file in files.names() if "/" not in file and file.lower().endswith(".csv")]
-    if len(tables) == 1 and _is_table(files.read(tables[0])):
+    if len(tables) == 1 and is_table(files.read(tables[0])):
         where = files.where(tables[0])
         return _assemble(
             name, files, {None: parse_csv(files.read(tables[0]), where)}, classes, where
         )
     return _open_class_folders(files, name, {"": "train"})
-
-
-def _is_table(data: bytes) -> bool:
-    """Whether a CSV found in a folder is a list of pictures, by its header."""
-    header = data[:1000].decode("utf-8", "replace").splitlines()[:1]
-    return bool(header) and "path" in header[0].lower() and "label" in header[0].lower()
 
 
 def _open_class_folders(files: Files, name: str, splits: dict[str, str]) -> Pictures:
