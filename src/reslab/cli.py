@@ -201,8 +201,14 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Score a model on labelled pictures. Data it was trained on is split as it was then."""
-    from reslab.using.evaluation import evaluate as evaluate_
+    from pathlib import Path
 
+    from reslab.judging.predictions import HEADER
+    from reslab.using.evaluation import evaluate as evaluate_
+    from reslab.writing import refuse_foreign
+
+    if out is not None:
+        refuse_foreign(Path(out), "--out", ",".join(HEADER).encode(), "a table of predictions")
     found = evaluate_(
         model,
         data,
@@ -299,6 +305,8 @@ def preview(
     print(f"{'classes':12}{', '.join(found['classes'])}")
     for note in found["notes"]:
         print(f"note: {note}")
+    for problem in found["left_out"]:
+        print(f"left out: {problem}")
     print(f"{'sheet':12}{found['path']}")
 
 

@@ -17,6 +17,7 @@ from reslab.writing import write_safely
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SOFTWARE = "reslab, residual networks for pictures"  # marks our own PNG files
 TRAIN, VALIDATION, TEST = "#4c72b0", "#dd8452", "#8c8c8c"
 
 
@@ -54,7 +55,7 @@ def _save(figure: "Figure", path: Path) -> None:
     with warnings.catch_warnings():
         # A glyph that no font has becomes a box; the name stands in the files all the same.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure.savefig(data, format="png", dpi=110, metadata={"Software": "reslab"})
+        figure.savefig(data, format="png", dpi=110, metadata={"Software": SOFTWARE})
     write_safely(path, data.getvalue())
 
 

@@ -53,7 +53,10 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Step:
-    """A finished optimiser step; loss and accuracy are means over the epoch so far."""
+    """A finished optimiser step; loss and accuracy are means over the epoch so far.
+
+    The loss is what is minimised, label smoothing and augmentation included.
+    """
 
     epoch: int
     step: int
@@ -130,6 +133,7 @@ def train_epochs(
                 pictures=len(labels),
                 learning_rate=rates[step],
             )
+        refuse_diverged(state)
         started = time.perf_counter()
         scores = {
             name: judge(state.network, store, preprocessing, recipe.eval_batch_size, device)[0]
@@ -184,6 +188,13 @@ def judge(
     """The score of a network on a store's samples, and its logits (N, classes)."""
     logits = logits_of(network, evaluation_batches(store, preprocessing, batch_size), device)
     return score(logits, torch.from_numpy(store.samples.labels)), logits
+
+
+def refuse_diverged(state: TrainingState) -> None:
+    """Raise InputError if a weight is not finite, before such a state is judged or saved."""
+    for name, value in state.network.state_dict().items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise _diverged(f"weight {name}", math.nan, state.progress.epoch, state.progress.step)
 
 
 def _diverged(what: str, value: float, epoch: int, step: int) -> InputError:

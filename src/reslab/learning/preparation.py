@@ -18,7 +18,7 @@ from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.reading import PixelStore, Track, read_picture, untracked, with_keys
 from reslab.pictures.settings import Augmentation
 from reslab.pictures.sources import open_pictures
-from reslab.pictures.splitting import complete_splits, leak_notes
+from reslab.pictures.splitting import complete_splits, split_notes
 from reslab.pictures.table import Pictures, Samples
 
 SMALL = 64  # pixels a side: up to here pictures are "small", above they are photos
@@ -49,10 +49,14 @@ class DataSource:
     ) -> "DataSource":
         """From what the user gave: paths or text."""
 
-        def text(item: str | Path | None) -> str | None:
-            return None if item is None else str(item)
+        def whole(item: str | Path | None) -> str | None:
+            # A run may be resumed from another folder.
+            return None if item is None else str(Path(item).expanduser().absolute())
 
-        return cls(str(data), text(test), text(val), text(root), text(data_root), leave_out)
+        # What does not exist is a built-in set, or a mistake to be named as it was written.
+        exists = Path(data).expanduser().exists()
+        named = whole(data) if exists else str(data)
+        return cls(named or "", whole(test), whole(val), whole(root), whole(data_root), leave_out)
 
     def read(self, track: Track = untracked) -> Pictures:
         """Open the data and check every picture. Raises InputError with all that is wrong."""
@@ -181,7 +185,7 @@ def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Pre
     whole, carved = complete_splits(
         pictures, validation=split.validation, test=split.test, seed=split.seed
     )
-    whole = whole.with_notes(*leak_notes(whole))
+    whole = whole.with_notes(*split_notes(whole))
     recipe = complete_inputs(recipe, whole)
     preprocessing = preprocessing_of(recipe)
     spec = NetworkSpec(
@@ -198,6 +202,7 @@ def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Pre
     if recipe.train == "head":
         freeze_backbone(network, recipe.network)
     network = network.to(memory_format=torch.channels_last)
+    _try_once(network, spec)
     stores = {
         name: PixelStore(
             samples,
@@ -220,6 +225,19 @@ def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Pre
     return Prepared(
         whole, carved, recipe, preprocessing, spec, network, stores, batches, fingerprint
     )
+
+
+def _try_once(network: nn.Module, spec: NetworkSpec) -> None:
+    """Pass one black picture through, so that what does not fit is said before the long read."""
+    try:
+        with torch.inference_mode():
+            found = network.eval()(torch.zeros(1, spec.channels, *spec.size))
+    except Exception as error:  # each library has its own checks
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        height, width = spec.size
+        raise InputError(f"{spec.name} takes no input of {height}x{width} ({reason})") from None
+    if not isinstance(found, torch.Tensor) or found.shape != (1, spec.classes):
+        raise InputError(f"{spec.name} gives no scores of {spec.classes} classes")
 
 
 def _refuse_lone_picture(network: nn.Module, spec: NetworkSpec, batch_size: int) -> None:

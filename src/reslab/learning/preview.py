@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from reslab.errors import InputError
+from reslab.judging.charts import SOFTWARE
 from reslab.learning.preparation import (
     DataSource,
     complete_inputs,
@@ -16,7 +17,8 @@ from reslab.learning.recipe import Recipe, load_recipe
 from reslab.learning.sheet import SHOWN, draw_training_sheet, each_class_in_turn
 from reslab.pictures.batches import TrainingBatches
 from reslab.pictures.reading import PixelStore
-from reslab.pictures.splitting import complete_splits, leak_notes
+from reslab.pictures.splitting import complete_splits, split_notes
+from reslab.writing import refuse_foreign
 
 
 def preview(
@@ -36,10 +38,9 @@ def preview(
     Returns the sheet's path, the classes, the counts of the splits and what is to be noted.
     """
     path = Path(out).expanduser()
-    if path.suffix.lower() != ".png" or path.is_dir():
+    if path.suffix.lower() != ".png":
         raise InputError(f"--out {out}: the sheet is a PNG file; name one, such as preview.png")
-    if not path.parent.is_dir():
-        raise InputError(f"--out {out}: no folder {path.parent}")
+    refuse_foreign(path, "--out", SOFTWARE.encode(), "a sheet of reslab's")
     chosen = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
     (chosen or Recipe()).with_fields(fields or {})
     source = DataSource.named(data, test, val, root, data_root, leave_out_unreadable)
@@ -69,5 +70,6 @@ def preview(
         "classes": list(pictures.classes),
         "counts": pictures.counts(),
         "preprocessing": preprocessing.model_dump(mode="json"),
-        "notes": [*pictures.notes, *leak_notes(pictures)],
+        "notes": [*pictures.notes, *split_notes(pictures)],
+        "left_out": list(pictures.left_out),
     }

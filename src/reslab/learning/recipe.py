@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from reslab.errors import InputError, nearest
-from reslab.pictures.settings import Augmentation, Interpolation, Mode, Size
+from reslab.pictures.settings import Augmentation, Interpolation, Mean, Mode, Size, Std
 
 
 class _Part(BaseModel):
@@ -38,8 +38,8 @@ class Inputs(_Part):
     interpolation: Interpolation | None = None
     crop_fraction: float | None = Field(default=None, gt=0, le=1)
     channels: Literal[1, 3] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    mean: tuple[Mean, ...] | None = None
+    std: tuple[Std, ...] | None = None
 
 
 class Optimizer(_Part):
@@ -75,6 +75,13 @@ class Split(_Part):
     test: float = Field(default=0.2, ge=0)
     seed: NonNegativeInt = 0
 
+    @field_validator("validation", "test")
+    @classmethod
+    def _fraction_or_count(cls, amount: float) -> float:
+        if amount > 1 and amount != int(amount):
+            raise ValueError("a fraction below 1 or a whole number of pictures")
+        return amount
+
 
 class Recipe(_Part):
     """A whole training run as data.
@@ -108,6 +115,13 @@ class Recipe(_Part):
         if not re.fullmatch(r"[1-9]\d*(epochs?|steps?|min)", text):
             raise ValueError("such as 1epoch, 20steps or 5min")
         return text
+
+    @field_validator("name")
+    @classmethod
+    def _name_fits_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]{0,99}", name):
+            raise ValueError("a name that a folder may have")
+        return name
 
     @field_validator("seed")
     @classmethod

@@ -107,8 +107,9 @@ class Run:
     def write_info(self, **changes: Any) -> None:
         """Set fields of run.json."""
         self.info |= changes
-        text = json.dumps(self.info, indent=2, ensure_ascii=False)
-        write_safely(self.path / "run.json", f"{text}\n".encode())
+        text = json.dumps(self.info, indent=2, ensure_ascii=False, allow_nan=False)
+        # A path may hold bytes that are no UTF-8.
+        write_safely(self.path / "run.json", f"{text}\n".encode("utf-8", "surrogateescape"))
 
     def append_history(self, record: dict[str, Any]) -> None:
         with (self.path / "history.jsonl").open("a", encoding="utf-8") as file:
@@ -118,9 +119,11 @@ class Run:
 
     def cut_history(self, lines: int) -> None:
         """Keep the first lines: what came after the checkpoint will be written again."""
-        kept = self.history[:lines]
-        text = "".join(json.dumps(record) + "\n" for record in kept)
-        write_safely(self.path / "history.jsonl", text.encode())
+        path = self.path / "history.jsonl"
+        written = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        if len(written) < lines:
+            raise InputError(f"{path}: {len(written)} lines where the checkpoint is at {lines}")
+        write_safely(path, b"".join(written[:lines]))
 
 
 def open_run(path: str | Path) -> Run:
@@ -128,7 +131,7 @@ def open_run(path: str | Path) -> Run:
     run = Run(path)
     place = run.path / "run.json"
     try:
-        run.info = json.loads(place.read_text("utf-8"))
+        run.info = json.loads(place.read_text("utf-8", "surrogateescape"))
     except FileNotFoundError:
         raise InputError(f"{run.path}: no run folder (it has no run.json)") from None
     except (OSError, ValueError) as error:

@@ -1,5 +1,6 @@
 """A training run from data to run folder: `train` begins one, `resume` goes on with one."""
 
+import math
 import platform
 import time
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from reslab.learning.checkpoint import CheckpointClock, load_checkpoint, save_ch
 from reslab.learning.device import choose_device, choose_precision, device_name
 from reslab.learning.display import Display
 from reslab.learning.interruption import catching_signals
-from reslab.learning.loop import EpochEnd, Step, TrainingState, judge, train_epochs
+from reslab.learning.loop import EpochEnd, Step, TrainingState, judge, refuse_diverged, train_epochs
 from reslab.learning.optimizers import build_optimizer
 from reslab.learning.preparation import DataSource, Prepared, default_recipe, prepare
 from reslab.learning.recipe import Recipe, load_recipe
@@ -71,11 +72,14 @@ def train(
         "batch_size": batch_size,
         "optimizer.lr": lr,
         "network": network,
-        "weights": None if weights is None else str(weights),
+        "weights": None if weights is None else _named_weights(str(weights)),
         "precision": precision,
         "checkpoint_every": checkpoint_every,
     }
     changes = {name: value for name, value in given.items() if value is not None}
+    twice = sorted(set(changes) & set(fields or {}))
+    if twice:
+        raise InputError(f"{', '.join(twice)}: set twice, once by its own option")
     changes |= fields or {}
     # What can be wrong with the command is found before the data is read.
     chosen = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
@@ -88,6 +92,7 @@ def train(
     chosen = (chosen or default_recipe(pictures)).with_fields(changes)
     prepared = prepare(pictures, chosen, display.track)
     run = Run(out) if out is not None else Run(new_run_folder(chosen.name, str(data)))
+    _refuse_inside_data(run.path, Path(str(data)).expanduser())
     run.create(overwrite=overwrite)
     run.write_recipe(prepared.recipe)
     run.write_info(
@@ -123,8 +128,14 @@ def resume(
     except (KeyError, TypeError):
         raise InputError(f"{opened.path}/run.json: does not say where the data is") from None
     prepared = prepare(source.read(display.track), recipe, display.track)
-    opened.write_recipe(prepared.recipe)
     return _work(opened, prepared, device, display, began=started, fresh=False)
+
+
+def _named_weights(weights: str) -> str:
+    """A file's whole path: the run may be resumed from another folder."""
+    return (
+        weights if weights in ("none", "pretrained") else str(Path(weights).expanduser().absolute())
+    )
 
 
 def _refuse_held(out: Path, overwrite: bool) -> None:
@@ -136,6 +147,12 @@ def _refuse_held(out: Path, overwrite: bool) -> None:
             f"--out {out}: holds a run already; name another folder, add --overwrite, or go on with"
             " `reslab resume`"
         )
+
+
+def _refuse_inside_data(out: Path, data: Path) -> None:
+    """A run inside a data folder would be a class of it the next time."""
+    if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
+        raise InputError(f"the run folder {out} lies inside the data {data}; name another --out")
 
 
 def _refuse_extension(recipe: Recipe, epochs: int) -> None:
@@ -194,6 +211,7 @@ def _work(
     else:
         load_checkpoint(run.last_checkpoint, state, prepared.fingerprint)
         run.cut_history(state.progress.history_lines)
+        run.write_recipe(recipe)
     run.write_info(status="running", precision=precision, precision_reason=reason)
     _announce(run, prepared, display)
     judged: dict[str, PixelStore] = {
@@ -220,6 +238,7 @@ def _work(
             else:
                 display.step(event)
             if clock.due(isinstance(event, EpochEnd)) or caught:
+                refuse_diverged(state)
                 save_checkpoint(run.last_checkpoint, state, prepared.fingerprint)
             if caught:
                 break
@@ -227,7 +246,7 @@ def _work(
             save_checkpoint(run.last_checkpoint, state, prepared.fingerprint)
     _assert_frozen(network, frozen)
     if caught:
-        raise _interrupted(run, state, caught[0])
+        raise _interrupted(run, state, caught[0], began)
     return _finish(run, prepared, state, device, display, began)
 
 
@@ -256,20 +275,19 @@ def _finish(
             if split == "test":
                 classes = prepared.pictures.classes
                 write_predictions(run.path / "predictions.csv", store.samples, classes, logits)
-    ended = time.perf_counter()
+            if not math.isfinite(found.loss):
+                raise InputError(
+                    f"the best weights give a {split} loss of {found.loss}: training diverged. Try"
+                    " a smaller --lr"
+                )
+    progress.evaluate_seconds += time.perf_counter() - started
     _draw_curves(run)
-    earlier = run.info["seconds"].get("total", 0.0)
     run.write_info(
         status="finished",
         **results,
         epochs=progress.epoch,
         best_epoch=progress.best_epoch,
-        seconds=run.info["seconds"]
-        | {
-            "train": progress.train_seconds,
-            "evaluate": progress.evaluate_seconds + ended - started,
-            "total": earlier + ended - began,
-        },
+        seconds=_seconds(run, state, began),
     )
     return run
 
@@ -338,13 +356,28 @@ def _draw_curves(run: Run) -> None:
     draw_curves(run.history, run.path / "curves.png", title)
 
 
-def _interrupted(run: Run, state: TrainingState, number: int) -> InterruptedRunError:
+def _seconds(run: Run, state: TrainingState, began: float) -> dict[str, float]:
+    """Wall-clock seconds, over all the sessions of a run."""
+    earlier: dict[str, float] = run.info["seconds"]
+    return earlier | {
+        "train": state.progress.train_seconds,
+        "evaluate": state.progress.evaluate_seconds,
+        "total": earlier.get("total", 0.0) + time.perf_counter() - began,
+    }
+
+
+def _interrupted(run: Run, state: TrainingState, number: int, began: float) -> InterruptedRunError:
     """Leave what is done usable: the best model so far and the curves."""
     progress = state.progress
     if run.best_checkpoint.exists():
         _publish_best(run)
         _draw_curves(run)
-    run.write_info(status="interrupted", epochs=progress.epoch, best_epoch=progress.best_epoch)
+    run.write_info(
+        status="interrupted",
+        epochs=progress.epoch,
+        best_epoch=progress.best_epoch,
+        seconds=_seconds(run, state, began),
+    )
     return InterruptedRunError(
         f"stopped in epoch {progress.epoch} after {progress.step} steps; the state is saved."
         f" Go on with: reslab resume {run.path}",

@@ -54,11 +54,11 @@ def default_input(name: str) -> tuple[int, tuple[int, int]]:
     return 3, timm_config(name).size
 
 
-def head_prefix(name: str, network: nn.Module) -> str:
-    """How the parameters of the last layer, the one that knows the classes, begin."""
+def head_prefix(name: str, network: nn.Module) -> tuple[str, ...]:
+    """How the parameters of the last layer, the one that knows the classes, may begin."""
     if name in OURS:  # a sequence that ends with its linear layer
-        return f"{[child for child, _ in network.named_children()][-1]}."
-    return "fc." if name in TORCHVISION else timm_config(name).classifier + "."
+        return (f"{[child for child, _ in network.named_children()][-1]}.",)
+    return ("fc.",) if name in TORCHVISION else timm_config(name).heads
 
 
 def build_network(spec: NetworkSpec, seed: int | None = None) -> nn.Module:
@@ -117,7 +117,7 @@ class TimmConfig:
     std: tuple[float, ...]
     interpolation: str
     crop_fraction: float
-    classifier: str
+    heads: tuple[str, ...]
     source: str
 
 
@@ -136,6 +136,8 @@ def timm_config(name: str) -> TimmConfig:
         )
     if config is None:
         raise InputError(f"network {name}: timm has no pretrained weights of it")
+    named = config.classifier or ()
+    heads = (named,) if isinstance(named, str) else named
     interpolation = config.interpolation if config.interpolation != "random" else "bilinear"
     return TimmConfig(
         size=(int(config.input_size[1]), int(config.input_size[2])),
@@ -143,6 +145,6 @@ def timm_config(name: str) -> TimmConfig:
         std=tuple(config.std),
         interpolation=interpolation,
         crop_fraction=float(config.crop_pct or 1),
-        classifier=str(config.classifier),
+        heads=tuple(f"{head}." for head in heads),
         source=str(config.hf_hub_id or config.url or "timm's hub"),
     )

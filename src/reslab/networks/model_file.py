@@ -1,7 +1,7 @@
 """The model file: safetensors whose header carries architecture, classes and preprocessing."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import nn
 from reslab.errors import InputError
 from reslab.networks.catalogue import NetworkSpec, build_network
 from reslab.pictures.preprocessing import Preprocessing
+from reslab.pictures.settings import Size
 from reslab.writing import write_safely
 
 FORMAT = 1
@@ -37,7 +38,7 @@ class _Header(BaseModel):
     format: int
     network: str
     channels: int
-    size: tuple[int, int]
+    size: Size
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     origin: SplitOrigin | None = None
@@ -120,6 +121,9 @@ def load_model(location: str | Path) -> Model:
         raise InputError(f"{path}: model format {header.format}; this reslab reads {FORMAT}")
     if len(header.classes) < 2 or len(set(header.classes)) != len(header.classes):
         raise InputError(f"{path}: the header's classes are too few or repeat")
+    inputs = header.preprocessing
+    if (header.channels, header.size) != (inputs.channels, inputs.size):
+        raise InputError(f"{path}: the header's network and preprocessing disagree on the input")
     spec = NetworkSpec(header.network, len(header.classes), header.channels, header.size)
     network = build_network(spec)
     _check_state(path, tensors, network.state_dict())
@@ -146,12 +150,3 @@ def _check_state(
             problems.append(f"{key}: holds NaN or infinity")
     if problems:
         raise InputError(f"{path}: the weights do not fit the header's network:", problems)
-
-
-def describe(model: Model) -> dict[str, Any]:
-    """The header's content as plain data."""
-    return {
-        **asdict(model.spec),
-        "classes": list(model.classes),
-        "preprocessing": model.preprocessing.model_dump(mode="json"),
-    }

@@ -39,7 +39,7 @@ def augment(
         floats = pixels[few].float() / 255
         if settings.moves:
             floats = _move(settings, floats, size, drawn[few])
-        if settings.colours and pixels.shape[1] == 3:
+        if settings.colours:
             floats = _colour(settings, floats, drawn[few])
         parts.append(floats)
     return torch.cat(parts)
@@ -97,6 +97,8 @@ def _colour(settings: Augmentation, x: torch.Tensor, drawn: np.ndarray) -> torch
         factor(11, settings.hue) - 1,
     ]
     wanted = [settings.brightness, settings.contrast, settings.saturation, settings.hue]
+    if x.shape[1] == 1:  # a grey picture has no saturation and no hue
+        wanted[2:] = [0, 0]
     changes = [adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue]
     # torchvision's ColorJitter draws the order of the four anew for each picture.
     order = _permutations(drawn[:, 12])
@@ -107,7 +109,7 @@ def _colour(settings: Augmentation, x: torch.Tensor, drawn: np.ndarray) -> torch
                 x = x.index_copy(0, rows, change(x[rows], factors[which][rows]))
     grey = torch.from_numpy(np.flatnonzero(drawn[:, 13] < settings.grey))
     if len(grey):
-        x = x.index_copy(0, grey, luma(x[grey]).expand(-1, 3, -1, -1))
+        x = x.index_copy(0, grey, luma(x[grey]).expand(-1, x.shape[1], -1, -1))
     return x
 
 
@@ -133,7 +135,9 @@ def _permutations(drawn: np.ndarray) -> np.ndarray:
 
 
 def luma(x: torch.Tensor) -> torch.Tensor:
-    """Grey of RGB floats (N, 3, H, W): (N, 1, H, W), with torchvision's weights."""
+    """Grey of RGB or grey floats (N, C, H, W): (N, 1, H, W), with torchvision's weights."""
+    if x.shape[1] == 1:
+        return x
     weights = torch.tensor([0.2989, 0.587, 0.114]).view(1, 3, 1, 1)
     return (x * weights).sum(1, keepdim=True)
 

@@ -17,7 +17,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 class TrainingBatches:
     """Batches of (input (n, C, H, W), class indices (n,)) in the seeded order of each epoch.
 
-    `store` must hold the pictures at `augmentation.resize` where that is set.
+    `store` must give the pictures at `augmentation.resize` where that is set.
     """
 
     def __init__(
@@ -77,10 +77,6 @@ class TrainingBatches:
     def inputs(self, rows: torch.Tensor, epoch: int) -> torch.Tensor:
         """Network input of these samples as this epoch sees them: (n, C, H, W)."""
         pixels = self.store.take(rows)
-        if self.augmentation.resize:
-            pixels = self.store.target.fit(pixels)
-        else:
-            pixels = self.preprocessing.fit(pixels)
         keys = self.store.samples.keys[rows.numpy()]
         start = draws.address(self.seed, "augment", epoch)
         views = augment(self.augmentation, pixels, self.preprocessing.size, start, keys)
@@ -90,8 +86,8 @@ class TrainingBatches:
 def evaluation_batches(
     store: PixelStore, preprocessing: Preprocessing, batch_size: int
 ) -> Iterator[Batch]:
-    """Batches in the order of the samples, without augmentation."""
+    """Batches in the order of the samples, without augmentation, of a store that fits them."""
     labels = torch.from_numpy(np.asarray(store.samples.labels))
     for start in range(0, len(store), batch_size):
         rows = torch.arange(start, min(start + batch_size, len(store)))
-        yield preprocessing(store.take(rows)), labels[rows]
+        yield preprocessing.normalise(store.take(rows)), labels[rows]

@@ -45,19 +45,19 @@ def decode(data: bytes, channels: int) -> torch.Tensor:
 
 def from_pillow(picture: Image.Image, channels: int) -> torch.Tensor:
     """A Pillow picture as uint8 of shape (C, H, W), upright."""
-    picture = ImageOps.exif_transpose(picture)
-    picture = _flattened(_eight_bit(picture))
+    written_as = picture.format  # the upright copy has forgotten it
+    picture = _flattened(_eight_bit(ImageOps.exif_transpose(picture), written_as))
     array = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
     pixels = torch.from_numpy(array.copy())
     return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
 
 
-def _eight_bit(picture: Image.Image) -> Image.Image:
+def _eight_bit(picture: Image.Image, written_as: str | None) -> Image.Image:
     """Deep grey pictures scaled to 8 bits: Pillow's own conversion would clip them to white."""
+    if picture.mode == "I" and written_as not in ("PNG", "PPM"):
+        raise UnreadablePictureError("32-bit integer pixels; save it with 8 or 16 bits a channel")
     if picture.mode.startswith("I"):
         deep = np.asarray(picture).astype(np.int64)
-        if deep.min() < 0 or deep.max() > 65535:
-            raise UnreadablePictureError("32-bit integer pixels; save it with 8 or 16 bits")
         return Image.fromarray(((deep * 255 + 32767) // 65535).astype(np.uint8))
     if picture.mode == "F":
         raise UnreadablePictureError("floating-point pixels; save it with 8 or 16 bits a channel")

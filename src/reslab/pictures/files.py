@@ -3,6 +3,7 @@
 import os
 import threading
 import zipfile
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -51,7 +52,7 @@ class Files(Protocol):
 
 
 class Folder:
-    """The files below a folder. Symbolic links are followed, a loop of them only once."""
+    """The files below a folder. Symbolic links are followed, but for those that lead back up."""
 
     def __init__(self, location: Path) -> None:
         self.location = location
@@ -59,21 +60,30 @@ class Folder:
 
     def _walk(self) -> tuple[list[str], list[str]]:
         if self._walked is None:
-            names, folders, seen = [], [], {os.path.realpath(self.location)}
-            for here, subfolders, files in os.walk(self.location, followlinks=True):
-                base = Path(here).relative_to(self.location)
-                kept = []
-                for name in subfolders:
-                    real = os.path.realpath(os.path.join(here, name))  # noqa: PTH118 (speed)
-                    if not name.startswith(".") and real not in seen:
-                        seen.add(real)
-                        kept.append(name)
-                subfolders[:] = kept
-                prefix = "" if base == Path() else base.as_posix() + "/"
-                folders += [prefix + name for name in kept]
-                names += [prefix + name for name in files if not name.startswith(".")]
+            names: list[str] = []
+            folders: list[str] = []
+            self._enter("", (), names, folders)
             self._walked = sorted(names), sorted(folders)
         return self._walked
+
+    def _enter(
+        self, prefix: str, above: tuple[str, ...], names: list[str], folders: list[str]
+    ) -> None:
+        here = self.location / prefix
+        real = os.path.realpath(here)
+        if real in above:
+            return
+        try:
+            with os.scandir(here) as entries:
+                found = [entry for entry in entries if not entry.name.startswith(".")]
+        except OSError as error:
+            raise InputError(f"{printable(str(here))}: cannot be read ({error.strerror})") from None
+        for entry in found:
+            if entry.is_dir():
+                folders.append(prefix + entry.name)
+                self._enter(f"{prefix}{entry.name}/", (*above, real), names, folders)
+            else:
+                names.append(prefix + entry.name)
 
     def names(self) -> list[str]:
         return self._walk()[0]
@@ -82,7 +92,7 @@ class Folder:
         return self._walk()[1]
 
     def read(self, name: str) -> bytes:
-        return (self.location / name).read_bytes()
+        return read_regular(self.location / name)
 
     def has(self, name: str) -> bool:
         return (self.location / name).is_file()
@@ -102,7 +112,11 @@ class Archive:
             raise InputError(f"{location}: not a readable zip archive ({error})") from None
         self._lock = threading.Lock()
         infos = self._zip.infolist()
-        members = dict(zip(_member_names(infos), infos, strict=True))
+        names = _member_names(infos)
+        members = dict(zip(names, infos, strict=True))
+        if len(members) < len(names):
+            twice = sorted(name for name, count in Counter(names).items() if count > 1)
+            raise InputError(f"{location}: holds {len(twice)} name(s) more than once:", twice)
         tops = {name.split("/")[0] for name in members if not is_hidden(name)}
         nested = any("/" in name.rstrip("/") for name in members if not is_hidden(name))
         prefix = f"{tops.pop()}/" if len(tops) == 1 and nested else ""
@@ -167,6 +181,13 @@ def _member_names(infos: list[zipfile.ZipInfo]) -> list[str]:
         except UnicodeDecodeError:
             continue
     return [info.filename for info in infos]
+
+
+def read_regular(path: Path) -> bytes:
+    """The bytes of a regular file: a pipe or device would keep the reader waiting."""
+    if path.exists() and not path.is_file():
+        raise OSError(f"{printable(str(path))}: not a regular file")
+    return path.read_bytes()
 
 
 def printable(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from dataclasses import dataclass
 
 from reslab.errors import nearest
@@ -175,6 +176,13 @@ def parse_classes(data: bytes, name: str) -> tuple[tuple[str, ...], list[str]]:
             seen[text] = number
     if not seen and not problems:
         problems.append(f"{name}: the file is empty; it holds a class name a line")
+    numbers = [text for text in seen if _is_number(text)]
+    if numbers and list(seen) != [str(row) for row in range(len(seen))]:
+        # Label 1 would be the class "1" and the class on the second line at once.
+        problems.append(
+            f"{name}:{seen[numbers[0]]}: class {numbers[0]!r} is a number, which a label could also"
+            " mean as an index; name the classes by words, or 0, 1, 2, ... in order"
+        )
     return tuple(seen), problems
 
 
@@ -183,17 +191,17 @@ def resolve_labels(
 ) -> tuple[list[int], list[str]]:
     """The class index of each entry (-1 where there is a problem), and the problems.
 
-    Labels are names if all of them are; else each is a name or an index into `classes`.
+    A label is a class name or, where no class is named by a number, an index into `classes`:
+    never is it guessed from the labels that happen to be present.
     """
     index = {name: number for number, name in enumerate(classes)}
-    by_name = all(entry.label in index for entry in entries)
-    all_numbers = all(entry.label.lstrip("+-").isdecimal() for entry in entries)
+    indices = not any(_is_number(name) for name in classes)
     labels, problems = [], []
     for entry in entries:
         text, label = entry.label, -1
-        if text in index and (by_name or not all_numbers):
+        if text in index:
             label = index[text]
-        elif text.lstrip("+-").isdecimal():
+        elif indices and _is_number(text):
             label = int(text)
             if not 0 <= label < len(classes):
                 problems.append(
@@ -204,14 +212,18 @@ def resolve_labels(
         else:
             known = nearest(text, classes) if len(classes) <= 1000 else ""
             problems.append(
-                f"{entry.where}: label {text!r} is not a class of {classes_name}{known}"
+                f"{entry.where}: label {text[:80]!r} is not a class of {classes_name}{known}"
             )
         labels.append(label)
     return labels, problems
 
 
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[+-]?[0-9]{1,9}", text) is not None
+
+
 def ordered_classes(names: set[str]) -> tuple[str, ...]:
     """Class names in their order: by number where all are numbers, else by name."""
-    if all(name.isascii() and name.isdecimal() for name in names):
+    if all(_is_number(name) for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from reslab.pictures.settings import Interpolation, Mode, Size
+from reslab.pictures.settings import Interpolation, Mean, Mode, Size, Std
 
 
 class Preprocessing(BaseModel):
@@ -29,16 +29,14 @@ class Preprocessing(BaseModel):
     interpolation: Interpolation = "bilinear"
     crop_fraction: float = Field(default=1.0, gt=0, le=1)
     channels: Literal[1, 3]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[Mean, ...]
+    std: tuple[Std, ...]
 
     @model_validator(mode="after")
     def _one_value_a_channel(self) -> "Preprocessing":
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 raise ValueError(f"{name} needs {self.channels} value(s), one a channel")
-        if not all(value > 0 for value in self.std):
-            raise ValueError("std must be positive")
         return self
 
     def fit(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -110,11 +110,11 @@ def read_picture(samples: Samples, row: int, channels: int) -> torch.Tensor:
 
 
 class PixelStore:
-    """The pixels of samples, ready to be taken a batch at a time, as uint8 (N, C, H, W).
+    """The pixels of samples at the size a network wants them, a batch at a time.
 
-    Pictures of one size that are no larger than the target stay as they are (to be resized a
-    batch at a time); others are kept at `target`'s size. What does not fit into `budget` bytes
-    of memory is decoded again whenever it is taken.
+    Pictures of one size that hold fewer pixels than the target stay in memory as they are and
+    are fitted when they are taken; others are fitted once and kept. What does not fit into
+    `budget` bytes of memory is decoded again whenever it is taken.
     """
 
     def __init__(
@@ -128,57 +128,60 @@ class PixelStore:
     ) -> None:
         self.samples = samples
         self.target = target
-        self._kept: torch.Tensor | None = None
+        self._raw: torch.Tensor | None = None
+        self._fitted: torch.Tensor | None = None
         if samples.pixels is not None:
-            self._kept = with_channels(samples.pixels, target.channels)
+            self._raw = with_channels(samples.pixels, target.channels)
             return
         limit = _memory_budget() if budget is None else budget
         area = target.channels * target.size[0] * target.size[1]
         if area * len(samples) <= limit:
-            self._kept = self._read_all(track, what)
+            self._read_all(track, what)
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def _read_all(self, track: Track, what: str) -> torch.Tensor:
+    def take(self, rows: torch.Tensor) -> torch.Tensor:
+        """The pixels of these rows, uint8 (n, C, *target.size)."""
+        if self._fitted is not None:
+            return self._fitted[rows]
+        if self._raw is not None:
+            return self.target.fit(self._raw[rows])
+        return torch.stack(list(in_threads(self._read_fitted, rows.tolist())))
+
+    def _read_fitted(self, row: int) -> torch.Tensor:
+        pixels = read_picture(self.samples, row, self.target.channels)
+        return self.target.fit(pixels[None])[0]
+
+    def _read_all(self, track: Track, what: str) -> None:
+        """Fill `_raw` while the pictures are small and of one size, else `_fitted`."""
         count, target = len(self.samples), self.target
 
         def read(row: int) -> torch.Tensor:
-            pixels = read_picture(self.samples, row, target.channels)
-            small = pixels[0].numel() <= target.size[0] * target.size[1]
-            return pixels if small else target.fit(pixels[None])[0]
+            return read_picture(self.samples, row, target.channels)
 
-        kept: torch.Tensor | None = None
         for row, pixels in enumerate(track(in_threads(read, range(count)), what, count)):
-            if kept is None:
-                kept = torch.empty((count, *pixels.shape), dtype=torch.uint8)
-            elif kept.shape[1:] != pixels.shape:
-                if kept.shape[-2:] != target.size:  # not of one size after all
-                    kept = _fitted(kept, row, target)
-                pixels = target.fit(pixels[None])[0]
-            kept[row] = pixels
-        assert kept is not None
-        if kept.shape[-2:] == target.size or kept[0, 0].numel() <= 64 * 64:
-            return kept
-        return _fitted(kept, count, target)
+            if row == 0 and pixels[0].numel() < target.size[0] * target.size[1]:
+                self._raw = torch.empty((count, *pixels.shape), dtype=torch.uint8)
+            if self._raw is not None and self._raw.shape[1:] != pixels.shape:
+                self._start_fitted()  # not of one size after all
+                for earlier in range(row):
+                    self._keep_fitted(earlier, self._raw[earlier])
+                self._raw = None
+            if self._raw is not None:
+                self._raw[row] = pixels
+            else:
+                self._keep_fitted(row, pixels)
 
-    def take(self, rows: torch.Tensor) -> torch.Tensor:
-        """The pixels of these rows, uint8 (n, C, H, W), of one size."""
-        if self._kept is not None:
-            return self._kept[rows]
+    def _start_fitted(self) -> None:
+        shape = (len(self.samples), self.target.channels, *self.target.size)
+        self._fitted = torch.empty(shape, dtype=torch.uint8)
 
-        def read(row: int) -> torch.Tensor:
-            return self.target.fit(read_picture(self.samples, row, self.target.channels)[None])[0]
-
-        return torch.stack(list(in_threads(read, rows.tolist())))
-
-
-def _fitted(pixels: torch.Tensor, filled: int, target: Preprocessing) -> torch.Tensor:
-    """The first `filled` pictures brought to the target's size, room left for the others."""
-    result = torch.empty((len(pixels), target.channels, *target.size), dtype=torch.uint8)
-    for row in range(filled):
-        result[row] = target.fit(pixels[row][None])[0]
-    return result
+    def _keep_fitted(self, row: int, pixels: torch.Tensor) -> None:
+        if self._fitted is None:
+            self._start_fitted()
+        assert self._fitted is not None
+        self._fitted[row] = self.target.fit(pixels[None])[0]
 
 
 def _memory_budget() -> int:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Mode = Literal["squash", "crop", "letterbox"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
@@ -19,7 +19,10 @@ def _pair(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-Size = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_pair)]
+Side = Annotated[int, Field(gt=0, le=4096)]
+Size = Annotated[tuple[Side, Side], BeforeValidator(_pair)]
+Mean = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Std = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 
 
 class Augmentation(BaseModel):

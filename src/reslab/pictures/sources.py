@@ -19,7 +19,7 @@ from reslab.pictures.lists import (
     parse_list,
     resolve_labels,
 )
-from reslab.pictures.table import Pictures, Samples, missing_class_notes
+from reslab.pictures.table import Pictures, Samples
 
 Parsed = tuple[list[Entry], list[str]]
 LIST_FILES = {"train": "train", "validation": "val", "test": "test"}
@@ -77,7 +77,7 @@ def _checked(pictures: Pictures) -> Pictures:
     if len(pictures.classes) < 2:
         only = ", ".join(pictures.classes)
         raise InputError(f"{pictures.name}: only one class, {only!r}; a classifier needs two")
-    return pictures.with_notes(*missing_class_notes(pictures))
+    return pictures
 
 
 # Folders and archives.
@@ -86,12 +86,13 @@ def _checked(pictures: Pictures) -> Pictures:
 def _open_tree(
     files: Files, name: str, classes: tuple[str, ...] | None, root: str | Path | None
 ) -> Pictures:
-    lists = {
-        split: stem + suffix
-        for suffix in (".csv", ".txt")
-        for split, stem in LIST_FILES.items()
-        if files.has(stem + suffix)
-    }
+    lists = {}
+    for split, stem in LIST_FILES.items():
+        present = [stem + suffix for suffix in (".txt", ".csv") if files.has(stem + suffix)]
+        if len(present) > 1:
+            raise InputError(f"{files.location}: holds {' and '.join(present)}; keep one of them")
+        if present:
+            lists[split] = present[0]
     if "train" in lists or "test" in lists:
         return _open_tree_lists(files, name, lists, classes, root)
     if root is not None:
@@ -139,6 +140,9 @@ def _open_class_folders(files: Files, name: str, splits: dict[str, str]) -> Pict
             f"{files.location}: no pictures in class folders; a data folder holds a folder a class,"
             " or train/ and test/ with a folder a class, or train.txt and test.txt"
         )
+    unnamed = [printable(name) for name in sorted(class_names) if printable(name) != name]
+    if unnamed:
+        raise InputError(f"{files.location}: class folders whose names are not UTF-8:", unnamed)
     classes = ordered_classes(class_names)
     index = {label: number for number, label in enumerate(classes)}
     table = {
@@ -218,11 +222,6 @@ def _open_named_lists(
                 " their paths are relative to"
             )
         parsed[split] = _parser(path.name)(path.read_bytes(), str(path))
-    only = parsed.get("train")
-    if only and any(entry.split for entry in only[0]):
-        if len(parsed) > 1:
-            raise InputError(f"{lists['train']}: has a split column, so --test and --val have none")
-        parsed = {None: only}
     written, problems, source = _class_file(Folder(folder))
     if problems:
         raise InputError(f"{folder}: the class file has problems:", problems)
@@ -237,10 +236,17 @@ def _assemble(
     classes: tuple[str, ...] | None,
     classes_source: str,
 ) -> Pictures:
-    """Samples from parsed entries; a key of None means that each entry names its split."""
+    """Samples from parsed entries; a list with a split column names each entry's split itself."""
+    if len(parsed) > 1:
+        for split, (found, _) in parsed.items():
+            if any(entry.split not in (None, split) for entry in found):
+                raise InputError(
+                    f"{name}: the {split} list has a split column of its own; give one CSV with"
+                    " the column, or one list a split without it"
+                )
     problems = [problem for _, found in parsed.values() for problem in found]
     entries = [
-        (split or entry.split or "train", entry)
+        (entry.split or split or "train", entry)
         for split, (found, _) in parsed.items()
         for entry in found
     ]

@@ -22,8 +22,8 @@ def complete_splits(
         if name in splits or amount == 0:
             continue
         train = splits["train"]
-        count = round(amount * len(train)) if amount < 1 else int(amount)
-        rows = _carve(train, max(count, 1), draws.address(seed, "split", name))
+        count = max(1, round(amount * len(train)) if amount < 1 else int(amount))
+        rows = _carve(train, count, draws.address(seed, "split", name))
         if rows is None:
             raise InputError(
                 f"{pictures.name}: cannot take {count:,} of {len(train):,} training pictures for"
@@ -72,9 +72,15 @@ def _shares(totals: np.ndarray, count: int) -> np.ndarray:
     return np.asarray(share)
 
 
-def leak_notes(pictures: Pictures) -> list[str]:
-    """A note where identical files stand in two splits: scores on them flatter."""
+def split_notes(pictures: Pictures) -> list[str]:
+    """What the user should hear of the final splits: missing classes, and leaks between them."""
     notes = []
+    for split, samples in pictures:
+        present = set(samples.labels.tolist())
+        absent = [name for row, name in enumerate(pictures.classes) if row not in present]
+        if absent:
+            shown = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
+            notes.append(f"{split} has no picture of {len(absent)} of the classes: {shown}")
     names = [name for name, _ in pictures]
     for row, one in enumerate(names):
         for other in names[row + 1 :]:

@@ -85,15 +85,3 @@ class Pictures:
 
     def with_notes(self, *notes: str) -> "Pictures":
         return replace(self, notes=(*self.notes, *notes))
-
-
-def missing_class_notes(pictures: Pictures) -> list[str]:
-    """A note for each split that holds no picture of some class."""
-    notes = []
-    for split, samples in pictures:
-        present = set(samples.labels.tolist())
-        absent = [name for row, name in enumerate(pictures.classes) if row not in present]
-        if absent:
-            shown = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
-            notes.append(f"{split} has no picture of {len(absent)} of the classes: {shown}")
-    return notes

@@ -16,7 +16,7 @@ from reslab.learning.device import choose_device
 from reslab.networks.inference import as_input
 from reslab.networks.model_file import Model, load_model
 from reslab.pictures.decoding import UnreadablePictureError, decode, from_pillow
-from reslab.pictures.files import Folder, is_picture_name, printable
+from reslab.pictures.files import Folder, is_picture_name, printable, read_regular
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.reading import in_threads
 
@@ -124,7 +124,7 @@ class Classifier:
             if isinstance(picture, Image.Image):
                 pixels = from_pillow(picture, channels)
             else:
-                data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+                data = picture if isinstance(picture, bytes) else read_regular(Path(picture))
                 pixels = decode(data, channels)
         except UnreadablePictureError as error:
             return name, InputError(f"{name or 'picture'}: {error}")
@@ -158,9 +158,9 @@ def expand(paths: Sequence[str]) -> list[str]:
             inside = [item for item in Folder(path).names() if is_picture_name(item)]
             if not inside:
                 problems.append(f"{name}: no pictures in this folder")
-            found += [str(path / item) for item in inside]
+            found += [f"{name.rstrip('/')}/{item}" for item in inside]
         elif path.exists():
-            found.append(str(path))
+            found.append(name if path == Path(name) else str(path))
         else:
             problems.append(f"{name}: no such file or folder")
     if problems:

@@ -9,7 +9,14 @@ import torch
 
 from reslab.errors import InputError
 from reslab.learning.recipe import load_recipe, recipe_names
-from reslab.networks.catalogue import NetworkSpec, build_network, default_input, head_prefix
+from reslab.networks.catalogue import (
+    OURS,
+    TORCHVISION,
+    NetworkSpec,
+    build_network,
+    default_input,
+    head_prefix,
+)
 from reslab.networks.model_file import load_model
 
 
@@ -72,7 +79,9 @@ def summarise(
     """The summary of a network, a recipe's network, or a model's, by name or path."""
     text = str(name)
     head_only = False
-    if Path(text).expanduser().exists() and text not in recipe_names():
+    is_recipe = text in recipe_names() or Path(text).suffix == ".toml"
+    is_network = text in OURS or text in TORCHVISION
+    if Path(text).expanduser().exists() and not (is_recipe or is_network):
         given = {"--classes": classes, "--size": size, "--channels": channels}
         if any(value is not None for value in given.values()):
             raise InputError(f"{text}: a model has its own classes, size and channels")
@@ -81,7 +90,7 @@ def summarise(
     else:
         network_name = text
         own_channels, own_size = None, None
-        if text in recipe_names():
+        if is_recipe:
             recipe = load_recipe(text)
             network_name, head_only = recipe.network, recipe.train == "head"
             own_channels, own_size = recipe.preprocess.channels, recipe.preprocess.size
