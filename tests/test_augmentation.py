@@ -109,6 +109,15 @@ def test_jitter_draws_factors_and_order_for_each_picture(pixels, drawn):
         torch.testing.assert_close(found[row], expected, rtol=0, atol=1e-4)
 
 
+def test_grey_pictures_change_in_brightness_and_contrast(pixels):
+    grey = pixels[:, :1].contiguous()
+    plain = Augmentation(saturation=0.5, hue=0.2, grey=0.5)
+    assert torch.equal(augment(plain, grey, (60, 60), START, KEYS), grey.float() / 255)
+    strong = augment(Augmentation(brightness=0.5, contrast=0.5), grey, (60, 60), START, KEYS)
+    assert strong.shape == grey.shape
+    assert not torch.allclose(strong, grey.float() / 255, atol=0.05)
+
+
 def test_a_draw_depends_on_the_sample_alone(pixels):
     settings = Augmentation(rotate=30, hue=0.1, brightness=0.2, flip_horizontal=0.5)
     whole = augment(settings, pixels, (60, 60), START, KEYS)

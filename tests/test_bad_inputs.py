@@ -7,9 +7,11 @@ traceback; nothing is written beside the input.
 import hashlib
 import io
 import json
+import os
 import pickle
 import shutil
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -91,6 +93,8 @@ def world(tmp_path_factory, run):
         "utf16": GOOD.encode("utf-16"),
         "binary": GOOD.encode() + b"a\0b 1\n",
         "two labels": GOOD + "a/001.png 1\n",
+        "dashes": GOOD + "a/001.png --1\n",
+        "long": GOOD + "a/001.png " + "1" * 5000 + "\n",
     }
     for name, text in lists.items():
         list_data(root / f"list {name}", text)
@@ -98,6 +102,14 @@ def world(tmp_path_factory, run):
     list_data(root / "list repeated class", GOOD, classes="a\nb\na\n")
     list_data(root / "list bad test", GOOD, test="a/000.png 5\n")
     list_data(root / "list alone", GOOD, test=None)
+    list_data(root / "list numbered", GOOD, classes="2\n1\n")
+    list_data(root / "list and table", GOOD)
+    (root / "list and table" / "train.csv").write_text("path,label\na/000.png,a\n")
+    os.mkfifo(root / "pipe.png")
+    fill(root / "piped", 6, classes=("a", "b"))
+    os.mkfifo(root / "piped" / "a" / "pipe.png")
+    fill(root / "looped", 6, classes=("a", "b"))
+    (root / "looped" / "a" / "up").symlink_to(root / "looped")
     tables = {
         "no label column": "path,size\na/000.png,3\n",
         "no rows": "path,label\n",
@@ -116,6 +128,10 @@ def world(tmp_path_factory, run):
     (root / "bad.zip").write_bytes(b"PK\x03\x04 no archive")
     with zipfile.ZipFile(root / "empty.zip", "w") as archive:
         archive.writestr("notes.txt", "nothing")
+    with zipfile.ZipFile(root / "twice.zip", "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        for name in ("a/1.png", "a/1.png", "b/1.png"):
+            archive.write(root / "good" / "a" / "000.png", name)
     recipes = {
         "unknown": 'name = "x"\n\n[optimizer]\nlearning_rate = 0.1\n',
         "type": 'name = "x"\nepochs = "ten"\n',
@@ -126,6 +142,7 @@ def world(tmp_path_factory, run):
         "nan": "[optimizer]\nlr = nan\n",
         "std": "[preprocess]\nchannels = 1\nmean = [0.5, 0.5]\nstd = [0.5]\n",
         "network": 'network = "resnet1000"\n',
+        "name": 'name = "../../x"\n',
         "every": 'checkpoint_every = "often"\n',
         "gbk": 'name = "狗"\n'.encode("gbk"),
     }
@@ -160,6 +177,11 @@ def world(tmp_path_factory, run):
     model("more classes", classes=["a", "b", "c", "d"])
     model("future", format=99)
     model("no size", size=None)
+    inputs = header["preprocessing"]
+    model("other size", size=[8, 8])
+    model("negative size", size=[0, -5])
+    model("other channels", preprocessing=inputs | {"channels": 1, "mean": [0.5], "std": [0.5]})
+    model("nan mean", preprocessing=inputs | {"mean": [float("nan")] * 3})
     (root / "weights").mkdir()
     (root / "weights" / "text.pth").write_text("no weights")
     (root / "weights" / "code.pth").write_bytes(pickle.dumps(Payload()))
@@ -212,6 +234,12 @@ TABLE = {
     "list utf16": ("train W/list~utf16", "train.txt:1: the file is UTF-16"),
     "list binary": ("train W/list~binary", "train.txt:13: holds a NUL"),
     "list two labels": ("train W/list~two~labels", "train.txt:13: a/001.png has label 1"),
+    "list dashes": ("train W/list~dashes", "train.txt:13: label '--1' is not a class"),
+    "list long label": ("train W/list~long", "train.txt:13: label '1111"),
+    "list numbered classes": ("train W/list~numbered", "classes.txt:1: class '2' is a number"),
+    "list and table": ("train W/list~and~table", "train.txt and train.csv"),
+    "a pipe among pictures": ("train W/piped", "pipe.png: not a regular file"),
+    "predict a pipe": ("predict W/run W/pipe.png", "pipe.png"),
     "classes empty": ("train W/list~empty~classes", "classes.txt: the file is empty"),
     "classes repeated": ("train W/list~repeated~class", "classes.txt:3: class 'a'"),
     "test list": ("train W/list~bad~test", "test.txt:1: label 5 is out of range"),
@@ -230,6 +258,7 @@ TABLE = {
     "csv split": ("train W/tables/split.csv", "csv:3: split 'tests' is unknown"),
     "csv quote": ("train W/tables/quote.csv", "not readable as CSV"),
     "csv gbk": ("train W/tables/gbk.csv", "csv:2: not UTF-8"),
+    "zip of twins": ("train W/twice.zip", "a/1.png"),
     "zip damaged": ("train W/bad.zip", "bad.zip: not a readable zip"),
     "zip without pictures": ("train W/empty.zip", "empty.zip: no pictures"),
     # recipes
@@ -244,6 +273,7 @@ TABLE = {
     "recipe nan": ("train W/good --recipe W/recipes/nan.toml", "nan.toml:2: optimizer.lr"),
     "recipe std": ("train W/good --recipe W/recipes/std.toml", "mean needs 1 value"),
     "recipe network": ("train W/good --recipe W/recipes/network.toml", "'resnet1000' is unknown"),
+    "recipe name": ("train W/good --recipe W/recipes/name.toml", "name.toml:1: name"),
     "recipe every": ("train W/good --recipe W/recipes/every.toml", "checkpoint_every"),
     "recipe gbk": ("train W/good --recipe W/recipes/gbk.toml", "gbk.toml:1: not UTF-8"),
     "recipes misspelt": ("recipes mnist-resnt", "did you mean 'mnist-resnet'"),
@@ -271,6 +301,18 @@ TABLE = {
     "preview no folder": ("preview W/good --out W/absent/sheet.png", "absent"),
     "summary unknown": ("summary resnet19000", "unknown"),
     "summary size": ("summary mnist-cnn --size big", "--size big"),
+    "size too large": ("train W/good --preprocess.size 100000", "preprocess.size"),
+    "mean of 300": ("train W/good --preprocess.mean 300,0,0", "preprocess.mean"),
+    "lr twice": ("train W/good --lr 0.1 --optimizer.lr 0.2", "optimizer.lr: set twice"),
+    "out inside the data": ("train W/good --out W/good/run", "inside the data"),
+    "a size a timm network refuses": (
+        "train W/good --network vit_tiny_patch16_224 --preprocess.size 96", "takes no input of 96",
+    ),
+    "evaluate over a user's file": ("evaluate W/run digits --out W/notes.md", "notes.md: stands"),
+    "evaluate into nowhere": ("evaluate W/run digits --out W/no/rows.csv", "no/rows.csv"),
+    "evaluate into a device": ("evaluate W/run digits --out /dev/full", "/dev/full"),
+    "preview over a picture": ("preview W/good --out W/good/a/000.png", "000.png: stands"),
+    "a very long name": (f"predict W/run {'x' * 400}", "xxx"),
     "resume no run": ("resume W/good", "no run folder"),
     # model files
     "model absent": ("predict W/models/absent.safetensors W/good", "absent.safetensors: no such"),
@@ -291,6 +333,10 @@ TABLE = {
             "more classes": "where the network has",
             "future": "format 99",
             "no size": "header field size",
+            "other size": "disagree on the input",
+            "negative size": "header field size",
+            "other channels": "disagree on the input",
+            "nan mean": "header field preprocessing.mean",
         }.items()
     },
     "model pt": ("evaluate W/models/model.pt digits", "model.pt: this is a pickle"),

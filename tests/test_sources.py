@@ -99,6 +99,58 @@ def test_a_folder_a_class_has_train_only_and_classes_in_order(photos):
     assert not pictures.notes
 
 
+def test_a_split_column_is_heeded_wherever_the_csv_stands(layouts, tmp_path):
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    shutil.copytree(tmp_path / "pics", folder / "pics")
+    shutil.copy(layouts["csv"], folder / "train.csv")
+    found = open_pictures(folder)
+    assert found.counts() == {"train": 12, "validation": 0, "test": 6}
+    assert names_of(found, "test") == expected(2, start=4)
+    shutil.copy(layouts["csv"], folder / "test.csv")
+    with pytest.raises(InputError, match="split column"):
+        open_pictures(folder)
+
+
+def test_linked_folders_count_and_loops_end(photos, tmp_path):
+    (photos / "鸟").symlink_to(photos / "bird")
+    (photos / "猫" / "up").symlink_to(photos)
+    (tmp_path / "link").symlink_to(photos)
+    for folder in (photos, tmp_path / "link"):
+        found = open_pictures(folder)
+        assert found.classes == ("bird", "狗", "猫", "鸟")
+        assert np.bincount(found.splits["train"].labels).tolist() == [20, 20, 20, 20]
+
+
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(photos, monkeypatch):
+    """The tests may run as root, who may read everything: the refusal is played."""
+    import os
+
+    original = os.scandir
+
+    def refusing(path):
+        if str(path).rstrip("/").endswith("狗"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(InputError, match=r"狗.*cannot be read"):
+        open_pictures(photos)
+
+
+def test_labels_are_never_guessed_from_what_is_present(tmp_path):
+    """Indices stay indices if only some occur; names that are numbers stay names."""
+    fill(tmp_path, 2)
+    some = tmp_path / "some.txt"
+    some.write_text("猫/000.png 1\n猫/001.png 2\n")
+    found = open_pictures(some, classes=("a", "b", "c"))
+    assert found.splits["train"].labels.tolist() == [1, 2]
+    found = open_pictures(some, classes=("1", "2", "3"))
+    assert found.splits["train"].labels.tolist() == [0, 1]
+    with pytest.raises(InputError, match="label '1' is not a class"):
+        open_pictures(some, classes=("3", "5"))
+
+
 def test_a_zip_from_chinese_windows(tmp_path):
     """GBK names without the UTF-8 flag, as Windows' own archiver writes them."""
     stand_in = {"AA": "猫", "BB": "狗", "bird": "bird"}  # two bytes each, as in GBK
@@ -262,7 +314,9 @@ def test_a_count_of_validation_pictures_is_met_exactly(mnist_root):
 
 def test_the_store_gives_what_decoding_gives(tmp_path):
     """Pictures of one size, of several sizes, and over the memory budget: the same pixels."""
-    record = Preprocessing(size=(20, 24), channels=3, mean=(0, 0, 0), std=(1, 1, 1))
+    record = Preprocessing(
+        size=(20, 24), mode="crop", crop_fraction=0.8, channels=3, mean=(0, 0, 0), std=(1, 1, 1)
+    )
     for sizes in ([(16, 16)], [(40, 30)], [(16, 16), (40, 30), (20, 24), (9, 50)]):
         folder = tmp_path / f"{len(sizes)}-{sizes[0][0]}"
         for kind, name in enumerate(CLASSES):
@@ -277,7 +331,6 @@ def test_the_store_gives_what_decoding_gives(tmp_path):
         expected_pixels = torch.cat(
             [record.fit(read_picture(samples, row, 3)[None]) for row in rows]
         )
-        kept = record.fit(PixelStore(samples, record).take(torch.from_numpy(rows)))
-        assert torch.equal(kept, expected_pixels)
-        again = record.fit(PixelStore(samples, record, budget=0).take(torch.from_numpy(rows)))
-        assert torch.equal(again, expected_pixels)
+        for budget in (None, 0):
+            found = PixelStore(samples, record, budget=budget).take(torch.from_numpy(rows))
+            assert torch.equal(found, expected_pixels)

@@ -209,6 +209,41 @@ def test_a_batch_of_one_is_refused_where_batch_norm_cannot_use_it(split_photos, 
     assert found.info["counts"]["train"] == 65
 
 
+def test_divergence_in_the_very_last_step_is_noticed(split_photos, tmp_path):
+    with pytest.raises(InputError, match="diverged"):
+        reslab.train(
+            split_photos, out=tmp_path / "r", epochs=1, quiet=True, batch_size=100,
+            fields={"optimizer.lr": 1e38, "schedule.name": "constant", "split.validation": 0},
+        )  # fmt: skip
+    json.loads((tmp_path / "r" / "run.json").read_text("utf-8"))
+
+
+def test_a_run_is_resumed_from_another_folder(tmp_path, monkeypatch):
+    """The data and the run were named by relative paths."""
+    fill(tmp_path / "d", 8)
+    monkeypatch.chdir(tmp_path)
+    settings = {"epochs": 1, "quiet": True, "fields": {"schedule.name": "constant"}}
+    reslab.train("d", out="r", **settings)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert reslab.resume("../r", epochs=2, quiet=True).info["epochs"] == 2
+
+
+def test_a_history_cut_in_the_middle_of_a_line_is_mended(split_photos, tmp_path):
+    settings = {"batch_size": 16, "quiet": True, "fields": {"schedule.name": "constant"}}
+    whole = reslab.train(split_photos, out=tmp_path / "a", epochs=3, **settings)
+    part = reslab.train(split_photos, out=tmp_path / "b", epochs=2, **settings)
+    with (part.path / "history.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "learn')
+    done = reslab.resume(part.path, epochs=3, quiet=True)
+    assert without_times(done) == without_times(whole)
+
+
+def test_a_run_stopped_and_resumed_counts_all_its_time(run):
+    seconds = run.info["seconds"]
+    assert seconds["total"] >= seconds["train"] + seconds["evaluate"]
+
+
 def test_watching_the_test_split_chooses_nothing(run, split_photos, tmp_path):
     watched = reslab.train(
         split_photos, out=tmp_path / "w", seed=1, epochs=8, batch_size=16, watch_test=True,

@@ -35,6 +35,27 @@ def test_one_picture_is_predicted_as_evaluation_did(run, split_photos, classifie
         assert found.probability == pytest.approx(float(row["probability"]), rel=2e-6)
 
 
+@pytest.mark.parametrize("mode", ["crop", "letterbox", "squash"])
+@pytest.mark.parametrize("sizes", [[(30, 40)], [(30, 40), (50, 20)], [(12, 12)]])
+def test_prediction_equals_evaluation_in_every_mode(tmp_path, mode, sizes):
+    """A crop must not be cropped again, whether pictures are larger, smaller or of many sizes."""
+    for kind, name in enumerate(CLASSES):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        for number in range(8):
+            image = picture(kind, number, sizes[number % len(sizes)])
+            image.save(tmp_path / "d" / name / f"{number}.png")
+    found = reslab.train(
+        tmp_path / "d", recipe="small-resnet", out=tmp_path / "r", epochs=1, quiet=True,
+        fields={"preprocess.size": 24, "preprocess.mode": mode, "preprocess.crop_fraction": 0.8,
+                "split.test": 0.5},
+    )  # fmt: skip
+    classifier = reslab.Classifier.load(found.path)
+    for row in predictions_of(found):
+        alone = classifier.predict(tmp_path / "d" / row["path"])
+        assert alone.label == row["prediction"]
+        assert alone.probability == pytest.approx(float(row["probability"]), rel=2e-6)
+
+
 def test_a_batch_a_stream_and_one_by_one_agree(split_photos, classifier):
     paths = sorted((split_photos / "test").rglob("*.png"))
     many = classifier.predict(paths)
@@ -191,6 +212,23 @@ def test_the_same_command_twice_gives_the_same_file(photos, tmp_path):
         assert done.returncode == 0, done.stderr
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b"))
     assert one == two
+
+
+def test_a_sheet_of_ones_own_may_be_drawn_again(photos, tmp_path):
+    for _ in range(2):
+        assert command("preview", photos, cwd=tmp_path).returncode == 0
+    assert (
+        command("evaluate", "absent", photos, "--out", "preview.png", cwd=tmp_path).returncode == 2
+    )
+
+
+def test_evaluation_says_when_the_data_is_not_the_models(photos, tmp_path):
+    trained = reslab.train(photos, out=tmp_path / "r", epochs=1, quiet=True)
+    assert not reslab.evaluate(trained.path, photos, quiet=True).notes
+    fill(photos, 1, start=900)
+    found = reslab.evaluate(trained.path, photos, quiet=True)
+    assert found.split == "all"
+    assert any("flatter" in note for note in found.notes)
 
 
 def test_preview_draws_chinese_names(photos, tmp_path):
