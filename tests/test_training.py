@@ -298,7 +298,7 @@ def test_a_backbone_that_drifts_is_a_defect_and_noticed(split_photos, tmp_path, 
         reslab.train(
             split_photos, recipe="photos-resnet152", network="resnet18", weights=path, epochs=1,
             out=tmp_path / "r", quiet=True, batch_size=33,
-            fields={"preprocess.size": 32, "augment.resize": 40},
+            fields={"preprocess.size": 64, "augment.resize": 72},
         )  # fmt: skip
 
 

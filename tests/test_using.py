@@ -217,9 +217,19 @@ def test_the_same_command_twice_gives_the_same_file(photos, tmp_path):
 def test_a_sheet_of_ones_own_may_be_drawn_again(photos, tmp_path):
     for _ in range(2):
         assert command("preview", photos, cwd=tmp_path).returncode == 0
-    assert (
-        command("evaluate", "absent", photos, "--out", "preview.png", cwd=tmp_path).returncode == 2
-    )
+    (tmp_path / "preview.png").write_bytes((photos / "猫" / "000.png").read_bytes())
+    refused = command("preview", photos, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "preview.png" in refused.stderr
+
+
+def test_pictures_of_one_class_can_be_scored(run, tmp_path):
+    fill(tmp_path / "cats", 6, start=400)
+    for other in ("狗", "bird"):
+        shutil.rmtree(tmp_path / "cats" / other)
+    found = reslab.evaluate(run.path, tmp_path / "cats", quiet=True)
+    assert (found.n, found.split) == (6, "all")
+    assert found.accuracy >= 0.8
 
 
 def test_evaluation_says_when_the_data_is_not_the_models(photos, tmp_path):

@@ -63,6 +63,9 @@ class DataSource:
         pictures = open_pictures(
             self.data, test=self.test, val=self.val, root=self.root, data_root=self.data_root
         )
+        if len(pictures.classes) < 2:
+            only = ", ".join(pictures.classes)
+            raise InputError(f"{pictures.name}: only one class, {only!r}; a classifier needs two")
         return with_keys(pictures, leave_out=self.leave_out, track=track)
 
     def as_dict(self) -> dict[str, Any]:

@@ -74,9 +74,6 @@ def _refuse_companions(data: str, **options: str | Path | None) -> None:
 def _checked(pictures: Pictures) -> Pictures:
     if not any(len(samples) for _, samples in pictures):
         raise InputError(f"{pictures.name}: no pictures")
-    if len(pictures.classes) < 2:
-        only = ", ".join(pictures.classes)
-        raise InputError(f"{pictures.name}: only one class, {only!r}; a classifier needs two")
     return pictures
 
 
