@@ -109,4 +109,4 @@ def test_scores_are_what_they_say():
     assert found.class_accuracy == (1.0, 0.5)
     # Wilson's interval for 8 of 10, from the formula worked by hand.
     assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert wilson_interval(10, 10)[1] == 1.0
+    assert wilson_interval(10, 10)[1] == pytest.approx(1.0)
