@@ -1,6 +1,7 @@
 """Small real inputs: pictures drawn here, a model trained on them, and the shared real data."""
 
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -23,22 +24,18 @@ def shared():
 
 @pytest.fixture(scope="session")
 def mnist_root(shared, tmp_path_factory):
-    import zipfile
-
-    root = tmp_path_factory.mktemp("mnist")
-    with zipfile.ZipFile(shared / "data" / "mnist.zip") as archive:
-        archive.extractall(root)
-    return root
+    return unpacked(shared / "data" / "mnist.zip", tmp_path_factory.mktemp("mnist"))
 
 
 @pytest.fixture(scope="session")
 def food(shared, tmp_path_factory):
-    import zipfile
+    return unpacked(shared / "data" / "food10.zip", tmp_path_factory.mktemp("food10"))
 
-    root = tmp_path_factory.mktemp("food10")
-    with zipfile.ZipFile(shared / "data" / "food10.zip") as archive:
-        archive.extractall(root)
-    return root
+
+def unpacked(archive, folder):
+    with zipfile.ZipFile(archive) as opened:
+        opened.extractall(folder)
+    return folder
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def test_mnist_trains_from_its_own_files(mnist_root, tmp_path):
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["counts"] == {"train": 55000, "validation": 5000, "test": 10000}
     assert found["test"]["n"] == 10000
-    # One epoch of ten: measured 97.0 to 97.5 % over seeds 1 to 3.
+    # One epoch of ten: measured 96.8 to 97.4 % over seeds 0 to 3.
     assert found["test"]["accuracy"] > 0.955
     again = reslab.evaluate(tmp_path / "r", "mnist", data_root=mnist_root, quiet=True)
     assert again.accuracy == found["test"]["accuracy"]

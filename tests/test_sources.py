@@ -138,6 +138,15 @@ def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(photos, monkeypatch)
         open_pictures(photos)
 
 
+def test_class_folders_must_have_names_in_utf_8(tmp_path):
+    import os
+
+    fill(tmp_path / "d", 2)
+    (tmp_path / "d" / "bird").rename(tmp_path / "d" / os.fsdecode(b"\xff\xfe"))
+    with pytest.raises(InputError, match="not UTF-8"):
+        open_pictures(tmp_path / "d")
+
+
 def test_labels_are_never_guessed_from_what_is_present(tmp_path):
     """Indices stay indices if only some occur; names that are numbers stay names."""
     fill(tmp_path, 2)

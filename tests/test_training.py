@@ -239,9 +239,24 @@ def test_a_history_cut_in_the_middle_of_a_line_is_mended(split_photos, tmp_path)
     assert without_times(done) == without_times(whole)
 
 
-def test_a_run_stopped_and_resumed_counts_all_its_time(run):
-    seconds = run.info["seconds"]
-    assert seconds["total"] >= seconds["train"] + seconds["evaluate"]
+def test_a_run_stopped_and_resumed_counts_all_its_time(split_photos, tmp_path, monkeypatch):
+    original = training.train_epochs
+
+    def interrupted(*args, **kwargs):
+        for number, event in enumerate(original(*args, **kwargs)):
+            if number == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield event
+
+    monkeypatch.setattr(training, "train_epochs", interrupted)
+    with pytest.raises(InterruptedRunError):
+        reslab.train(split_photos, out=tmp_path / "r", epochs=2, batch_size=16, quiet=True)
+    first = json.loads((tmp_path / "r" / "run.json").read_text("utf-8"))["seconds"]
+    monkeypatch.setattr(training, "train_epochs", original)
+    whole = reslab.resume(tmp_path / "r", quiet=True).info["seconds"]
+    assert first["total"] >= first["train"] > 0
+    assert whole["train"] > first["train"]
+    assert whole["total"] - first["total"] >= whole["train"] - first["train"]
 
 
 def test_watching_the_test_split_chooses_nothing(run, split_photos, tmp_path):
@@ -362,3 +377,33 @@ def test_a_run_without_a_test_split_says_so(split_photos, tmp_path):
     with pytest.raises(InputError, match="no test"):
         _ = found.test
     assert not (tmp_path / "r" / "predictions.csv").exists()
+
+
+def test_a_full_disk_is_one_message_and_the_last_state_stays(
+    split_photos, tmp_path, monkeypatch, capfd
+):
+    """The disk fills at the second checkpoint; what was saved before can be gone on from."""
+    from reslab.cli import main
+    from reslab.learning import checkpoint
+
+    original, calls = checkpoint.write_safely, itertools.count()
+
+    def filling(path, data):
+        if next(calls) == 1:
+            raise OSError(28, "No space left on device", str(path))
+        original(path, data)
+
+    out = tmp_path / "r"
+    words = ["train", str(split_photos), "--epochs", "2", "--seed", "4", "--quiet", "--out"]
+    monkeypatch.setattr(checkpoint, "write_safely", filling)
+    monkeypatch.setattr(sys, "argv", ["reslab", *words, str(out)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    said = capfd.readouterr().err
+    assert stopped.value.code == 2
+    assert "last.safetensors: No space left" in said
+    assert "Traceback" not in said
+    monkeypatch.setattr(checkpoint, "write_safely", original)
+    resumed = reslab.resume(out, quiet=True)
+    whole = reslab.train(split_photos, out=tmp_path / "w", epochs=2, seed=4, quiet=True)
+    assert sha(resumed.model) == sha(whole.model)

@@ -300,3 +300,26 @@ def test_loading_executes_nothing_and_leaves_the_global_stream_alone(run):
     torch.manual_seed(5)
     reslab.Classifier.load(run.path)
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_summary_by_recipe_file_network_and_model(run, tmp_path):
+    from reslab.using.summary import summarise
+
+    mine = tmp_path / "mine.toml"
+    mine.write_text('network = "mnist-cnn"\n[preprocess]\nsize = 28\nchannels = 1\n')
+    assert summarise(mine).parameters == summarise("mnist-cnn").parameters == 121_930
+    assert summarise("mnist-cnn").layers[0].output == (1, 32, 26, 26)
+    assert summarise("mnist-cnn").layers[0].multiply_adds == 26 * 26 * 32 * (9 + 1)
+    assert summarise("photos-resnet152").trained == 20_490
+    assert summarise(run.path).classes == 3
+
+
+def test_a_timm_network_with_two_heads_has_both_trained():
+    from reslab.learning.preparation import freeze_backbone
+    from reslab.networks.catalogue import NetworkSpec, build_network
+
+    name = "deit_tiny_distilled_patch16_224"
+    network = build_network(NetworkSpec(name, 3, 3, (224, 224)), 0)
+    freeze_backbone(network, name)
+    trained = {key for key, value in network.named_parameters() if value.requires_grad}
+    assert trained == {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}

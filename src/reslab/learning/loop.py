@@ -116,7 +116,7 @@ def train_epochs(
             if not math.isfinite(value):
                 raise _diverged("loss", value, epoch, step)
             state.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
             state.optimizer.step()
             progress.step = step + 1
             progress.loss_sum += value * len(labels)

@@ -85,6 +85,7 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     try:
         with safetensors.safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
+            # An opened file is no dictionary: it cannot be iterated over itself.
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: not a readable model file ({error})") from None

@@ -147,16 +147,8 @@ class Archive:
                 return self._zip.read(self._members[name])
         except KeyError:
             raise FileNotFoundError(2, "no such member", self.where(name)) from None
-        except (
-            zipfile.BadZipFile,
-            RuntimeError,
-            NotImplementedError,
-            EOFError,
-            ValueError,
-        ) as error:
+        except Exception as error:  # BadZipFile, zlib.error, ...: each codec raises its own
             raise OSError(f"damaged or encrypted in the archive ({error})") from None
-        except Exception as error:  # zlib.error, lzma.LZMAError: each codec raises its own
-            raise OSError(f"damaged in the archive ({error})") from None
 
     def has(self, name: str) -> bool:
         return name in self._members and not name.endswith("/")
