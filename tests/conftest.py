@@ -12,6 +12,17 @@ from drawn_pictures import fill
 HERE = Path(__file__).resolve().parent
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """No test leaves anything in the cache of who runs it, or finds something there."""
+    before = os.environ.get("RESLAB_CACHE")
+    os.environ["RESLAB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    os.environ.pop("RESLAB_CACHE")
+    if before is not None:
+        os.environ["RESLAB_CACHE"] = before
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The folder of real data and weights; tests that need it skip where it is not."""

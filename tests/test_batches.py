@@ -6,8 +6,8 @@ import torch
 
 from reslab.pictures.batches import TrainingBatches, evaluation_batches
 from reslab.pictures.preprocessing import Preprocessing
-from reslab.pictures.reading import PixelStore
 from reslab.pictures.settings import Augmentation
+from reslab.pictures.store import PixelStore
 from reslab.pictures.table import Samples
 
 RECORD = Preprocessing(size=(4, 4), channels=1, mean=(0,), std=(1,))

@@ -13,7 +13,7 @@ from reslab.learning.optimizers import build_optimizer
 from reslab.learning.recipe import Recipe
 from reslab.pictures.batches import TrainingBatches
 from reslab.pictures.preprocessing import Preprocessing
-from reslab.pictures.reading import PixelStore
+from reslab.pictures.store import PixelStore
 from reslab.pictures.table import Samples
 
 RECORD = Preprocessing(size=(4, 4), channels=1, mean=(0,), std=(1,))
@@ -75,10 +75,10 @@ def training(lr: float = 0.1, before: TrainingState | None = None):
         PixelStore(data, RECORD), RECORD, recipe.augment, batch_size=2, shuffle=False, seed=0
     )
     network = before.network if before else WithDropout()
-    state = TrainingState(network, build_optimizer(recipe.optimizer, network.parameters()))
+    state = TrainingState(network, build_optimizer(recipe.optimizer, network, ()))
     if before:
         state.progress = before.progress
-    return state, train_epochs(state, recipe, batches, {}, RECORD, "cpu", "fp32")
+    return state, train_epochs(state, recipe, batches, {}, RECORD, "cpu")
 
 
 def losses(events, count):

@@ -3,7 +3,7 @@
 import pytest
 
 from reslab.errors import InputError
-from reslab.learning.optimizers import learning_rate
+from reslab.learning.optimizers import rate_factor
 from reslab.learning.recipe import (
     FIELD_NAMES,
     Recipe,
@@ -30,10 +30,10 @@ def test_every_recipe_opens_with_what_to_expect(name):
     assert lines[2].startswith(("# Published: ", "# Expected: "))
 
 
-def test_the_six_published_recipes_and_two_defaults():
+def test_the_six_published_recipes_and_four_of_our_own():
     assert set(recipe_names()) == {
         "mnist-resblock", "mnist-resnet", "mnist-cnn", "cifar10-resnet18", "photos-resnet152",
-        "photos-cnn", "small-resnet", "photos",
+        "photos-cnn", "small-resnet", "photos", "mnist-fast", "cifar10-fast",
     }  # fmt: skip
 
 
@@ -86,17 +86,15 @@ def test_a_toml_file_is_typed_strictly():
 
 def test_schedules():
     constant = Schedule()
-    assert {learning_rate(0.1, constant, step, 100) for step in range(100)} == {0.1}
-    cycle = [learning_rate(1.0, Schedule(name="one-cycle"), step, 100) for step in range(100)]
+    assert {rate_factor(constant, step, 100) for step in range(100)} == {1.0}
+    cycle = [rate_factor(Schedule(name="one-cycle"), step, 100) for step in range(100)]
     assert cycle.index(max(cycle)) in (29, 30)
     assert max(cycle) > 0.99
     assert 0 < cycle[0] < 0.05
     assert cycle[-1] < 0.01
-    cosine = [learning_rate(1.0, Schedule(name="cosine"), step, 100) for step in range(100)]
+    cosine = [rate_factor(Schedule(name="cosine"), step, 100) for step in range(100)]
     assert cosine[0] == 1
     assert cosine == sorted(cosine, reverse=True)
-    warm = [
-        learning_rate(1.0, Schedule(name="constant", warmup=0.1), step, 100) for step in range(100)
-    ]
+    warm = [rate_factor(Schedule(name="constant", warmup=0.1), step, 100) for step in range(100)]
     assert warm[:10] == sorted(warm[:10])
     assert set(warm[10:]) == {1.0}

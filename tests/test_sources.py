@@ -9,9 +9,10 @@ import pytest
 from drawn_pictures import CLASSES, fill, picture
 from reslab.errors import InputError
 from reslab.pictures.preprocessing import Preprocessing
-from reslab.pictures.reading import PixelStore, read_picture, with_keys
+from reslab.pictures.reading import read_picture, with_keys
 from reslab.pictures.sources import open_pictures
 from reslab.pictures.splitting import complete_splits, split_notes
+from reslab.pictures.store import PixelStore
 
 SORTED = ("bird", "狗", "猫")
 

@@ -15,13 +15,14 @@ from torch import nn
 
 from reslab.errors import InputError
 from reslab.judging.metrics import Score, score
-from reslab.learning.optimizers import learning_rate
+from reslab.learning.optimizers import rate_factor
 from reslab.learning.recipe import Recipe
 from reslab.networks.inference import as_input, logits_of
 from reslab.pictures import draws
 from reslab.pictures.batches import TrainingBatches, evaluation_batches
 from reslab.pictures.preprocessing import Preprocessing
-from reslab.pictures.reading import PixelStore
+from reslab.pictures.settings import Averaging
+from reslab.pictures.store import PixelStore
 
 
 @dataclass
@@ -82,7 +83,6 @@ def train_epochs(
     judged: dict[str, PixelStore],
     preprocessing: Preprocessing,
     device: str,
-    precision: str,
 ) -> Iterator[Step | EpochEnd]:
     """Train from where the state stands to the recipe's last epoch.
 
@@ -93,34 +93,30 @@ def train_epochs(
     steps = len(batches)
     # A frozen backbone is in evaluation mode: its batch-norm statistics must not drift.
     trains_all = recipe.train == "all"
-    autocast = torch.autocast(device.split(":")[0], torch.bfloat16, enabled=precision == "bf16")
+    autocast = torch.autocast(
+        device.split(":")[0], torch.bfloat16, enabled=recipe.precision == "bf16"
+    )
     while progress.epoch < recipe.epochs:
         epoch = progress.epoch
         state.network.train(trains_all)
-        rates = [
-            learning_rate(
-                recipe.optimizer.lr, recipe.schedule, epoch * steps + step, recipe.epochs * steps
-            )
-            for step in range(steps)
-        ]
+        rate = 0.0
         for step in range(progress.step, steps):
             started = time.perf_counter()
+            factor = rate_factor(recipe.schedule, epoch * steps + step, recipe.epochs * steps)
+            rate = recipe.optimizer.lr * factor
             for group in state.optimizer.param_groups:
-                group["lr"] = rates[step]
+                group["lr"] = group["peak"] * factor
             x, labels = batches.batch(epoch, step)
             x, labels = as_input(x, device), labels.to(device)
-            with draws.torch_stream(recipe.seed, "step", epoch, step), autocast:
-                logits = state.network(x).float()
-            loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise _diverged("loss", value, epoch, step)
             state.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
+            with draws.torch_stream(recipe.seed, "step", epoch, step):
+                loss, hits = _pass(state.network, x, labels, recipe, autocast)
+            if not math.isfinite(loss):
+                raise _diverged("loss", loss, epoch, step)
             state.optimizer.step()
             progress.step = step + 1
-            progress.loss_sum += value * len(labels)
-            progress.hits += int((logits.argmax(1) == labels).sum())
+            progress.loss_sum += loss * len(labels)
+            progress.hits += hits
             progress.seen += len(labels)
             progress.train_seconds += time.perf_counter() - started
             progress.epoch_seconds += time.perf_counter() - started
@@ -131,7 +127,7 @@ def train_epochs(
                 loss=progress.loss_sum / progress.seen,
                 accuracy=progress.hits / progress.seen,
                 pictures=len(labels),
-                learning_rate=rates[step],
+                learning_rate=rate,
             )
         refuse_diverged(state)
         started = time.perf_counter()
@@ -140,7 +136,29 @@ def train_epochs(
             for name, store in judged.items()
         }
         evaluate_seconds = time.perf_counter() - started
-        yield _end_epoch(progress, scores, rates[-1], evaluate_seconds)
+        yield _end_epoch(progress, scores, rate, evaluate_seconds)
+
+
+def _pass(
+    network: nn.Module,
+    x: torch.Tensor,
+    labels: torch.Tensor,
+    recipe: Recipe,
+    autocast: torch.autocast,
+) -> tuple[float, int]:
+    """(mean loss, hits) of a batch, its gradients added to the parameters'."""
+    size = recipe.micro_batch or len(labels)
+    parts = -(-len(labels) // size)
+    loss_sum, hits = 0.0, 0
+    for part, wanted in zip(x.chunk(parts), labels.chunk(parts), strict=True):
+        with autocast:
+            logits = network(part).float()
+        loss = F.cross_entropy(logits, wanted, label_smoothing=recipe.label_smoothing)
+        share = len(wanted) / len(labels)
+        (loss * share if parts > 1 else loss).backward()  # type: ignore[no-untyped-call]  # torch has no type for it
+        loss_sum += loss.item() * share
+        hits += int((logits.argmax(1) == wanted).sum())
+    return loss_sum, hits
 
 
 def _end_epoch(
@@ -184,9 +202,11 @@ def judge(
     preprocessing: Preprocessing,
     batch_size: int,
     device: str,
+    averaging: Averaging = "none",
 ) -> tuple[Score, torch.Tensor]:
     """The score of a network on a store's samples, and its logits (N, classes)."""
-    logits = logits_of(network, evaluation_batches(store, preprocessing, batch_size), device)
+    batches = evaluation_batches(store, preprocessing, batch_size)
+    logits = logits_of(network, batches, device, averaging)
     return score(logits, torch.from_numpy(store.samples.labels)), logits
 
 

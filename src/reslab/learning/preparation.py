@@ -12,16 +12,18 @@ from torch import nn
 from reslab.errors import InputError
 from reslab.learning.recipe import Inputs, Recipe, load_recipe
 from reslab.networks.catalogue import OURS, NetworkSpec, build_network, head_prefix
+from reslab.networks.fast import Whitening
 from reslab.networks.pretrained import load_pretrained, pretrained_preprocessing
+from reslab.pictures import draws
 from reslab.pictures.batches import TrainingBatches
 from reslab.pictures.preprocessing import Preprocessing
-from reslab.pictures.reading import PixelStore, Track, read_picture, untracked, with_keys
+from reslab.pictures.reading import SMALL, Track, read_picture, untracked, with_keys
 from reslab.pictures.settings import Augmentation
 from reslab.pictures.sources import open_pictures
 from reslab.pictures.splitting import complete_splits, split_notes
+from reslab.pictures.store import PixelStore
 from reslab.pictures.table import Pictures, Samples
 
-SMALL = 64  # pixels a side: up to here pictures are "small", above they are photos
 _PEEKED = 64
 _STATISTICS_FROM = 2000
 
@@ -223,11 +225,22 @@ def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Pre
         shuffle=recipe.shuffle,
         seed=recipe.seed,
     )
+    fit_first_layer(network, batches, recipe.seed)
     if batches.smallest == 1 and recipe.train == "all":
         _refuse_lone_picture(network, spec, recipe.batch_size)
     return Prepared(
         whole, carved, recipe, preprocessing, spec, network, stores, batches, fingerprint
     )
+
+
+def fit_first_layer(network: nn.Module, batches: TrainingBatches, seed: int) -> None:
+    """Let a whitening layer learn the statistics of up to 5,000 training pictures."""
+    for layer in network.modules():
+        if isinstance(layer, Whitening):
+            count = len(batches.store)
+            rows = torch.randperm(count, generator=draws.generator(seed, "whitening"))[:5000]
+            plain = batches.preprocessing(batches.store.take(rows))
+            layer.fit(plain)
 
 
 def _try_once(network: nn.Module, spec: NetworkSpec) -> None:

@@ -16,8 +16,8 @@ from reslab.learning.preparation import (
 from reslab.learning.recipe import Recipe, load_recipe
 from reslab.learning.sheet import SHOWN, draw_training_sheet, each_class_in_turn
 from reslab.pictures.batches import TrainingBatches
-from reslab.pictures.reading import PixelStore
 from reslab.pictures.splitting import complete_splits, split_notes
+from reslab.pictures.store import PixelStore
 from reslab.writing import refuse_foreign
 
 

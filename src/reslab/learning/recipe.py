@@ -23,7 +23,15 @@ from pydantic import (
 )
 
 from reslab.errors import InputError, nearest
-from reslab.pictures.settings import Augmentation, Interpolation, Mean, Mode, Size, Std
+from reslab.pictures.settings import (
+    Augmentation,
+    Averaging,
+    Interpolation,
+    Mean,
+    Mode,
+    Size,
+    Std,
+)
 
 
 class _Part(BaseModel):
@@ -43,25 +51,35 @@ class Inputs(_Part):
 
 
 class Optimizer(_Part):
-    """[optimizer] lr is the peak where the schedule has one."""
+    """[optimizer] lr is the peak where the schedule has one.
 
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    bias_lr, head_lr: peaks of their own for all biases and for the last layer; else lr.
+    weight_decay: as torch's optimiser of the name has it.
+    With "muon", lr, momentum and nesterov hold for the convolutions' weights, which need no decay;
+    the others are trained by SGD with Nesterov momentum `sgd_momentum`, and `weight_decay` is the
+    share of their weights that a step at the peak rate takes away.
+    """
+
+    name: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
     lr: float = Field(default=0.01, gt=0)
+    bias_lr: float | None = Field(default=None, gt=0)
+    head_lr: float | None = Field(default=None, gt=0)
     momentum: float = Field(default=0, ge=0, lt=1)
+    sgd_momentum: float = Field(default=0.85, gt=0, lt=1)
     nesterov: bool = False
     weight_decay: float = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Self:
-        if self.nesterov and not (self.name == "sgd" and self.momentum > 0):
-            raise ValueError("nesterov needs name = 'sgd' and a momentum above 0")
+        if self.nesterov and not (self.name in ("sgd", "muon") and self.momentum > 0):
+            raise ValueError("nesterov needs name = 'sgd' or 'muon' and a momentum above 0")
         return self
 
 
 class Schedule(_Part):
     """[schedule] warmup: the share of the steps over which the rate rises from near 0."""
 
-    name: Literal["constant", "one-cycle", "cosine"] = "constant"
+    name: Literal["constant", "one-cycle", "cosine", "linear"] = "constant"
     warmup: float = Field(default=0, ge=0, lt=1)
 
 
@@ -88,6 +106,9 @@ class Recipe(_Part):
 
     weights: "none", "pretrained" (the published ones) or a file.
     train: "all" weights, or the "head" alone on a frozen backbone.
+    micro_batch: how many pictures pass through the network at a time; the gradients of a batch
+        are summed over its parts, and batch norm sees each part on its own. The whole if left out.
+    averaging: over which views of a picture the finished model averages its class scores.
     checkpoint_every: such as "1epoch", "20steps" or "5min".
     """
 
@@ -98,10 +119,12 @@ class Recipe(_Part):
     seed: NonNegativeInt = 0
     epochs: PositiveInt = 10
     batch_size: PositiveInt = 64
+    micro_batch: PositiveInt | None = None
     eval_batch_size: PositiveInt = 256
     shuffle: bool = True
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     label_smoothing: float = Field(default=0, ge=0, lt=1)
+    averaging: Averaging = "none"
     checkpoint_every: str = "1epoch"
     preprocess: Inputs = Inputs()
     augment: Augmentation = Augmentation()

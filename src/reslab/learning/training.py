@@ -4,6 +4,7 @@ import math
 import platform
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,19 @@ from reslab.errors import InputError, InterruptedRunError
 from reslab.judging.charts import draw_curves
 from reslab.judging.predictions import write_predictions
 from reslab.learning.checkpoint import CheckpointClock, load_checkpoint, save_checkpoint
-from reslab.learning.device import choose_device, choose_precision, device_name
+from reslab.learning.device import choose_device, device_name, set_up
 from reslab.learning.display import Display
 from reslab.learning.interruption import catching_signals
 from reslab.learning.loop import EpochEnd, Step, TrainingState, judge, refuse_diverged, train_epochs
 from reslab.learning.optimizers import build_optimizer
+from reslab.learning.precision import choose_precision
 from reslab.learning.preparation import DataSource, Prepared, default_recipe, prepare
 from reslab.learning.recipe import Recipe, load_recipe
 from reslab.learning.run import Run, new_run_folder, open_run
 from reslab.learning.sheet import draw_training_sheet
 from reslab.networks.catalogue import head_prefix
 from reslab.networks.model_file import Model, SplitOrigin, load_model, save_model
-from reslab.pictures.reading import PixelStore
+from reslab.pictures.store import PixelStore
 from reslab.writing import write_safely
 
 
@@ -90,13 +92,14 @@ def train(
     source = DataSource.named(data, test, val, root, data_root, leave_out_unreadable)
     pictures = source.read(display.track)
     chosen = (chosen or default_recipe(pictures)).with_fields(changes)
-    prepared = prepare(pictures, chosen, display.track)
+    prepared, precision_reason = _with_precision(prepare(pictures, chosen, display.track), device)
     run = Run(out) if out is not None else Run(new_run_folder(chosen.name, str(data)))
     _refuse_inside_data(run.path, Path(str(data)).expanduser())
     run.create(overwrite=overwrite)
     run.write_recipe(prepared.recipe)
     run.write_info(
         **_description(prepared, source, device, watch_test),
+        precision_reason=precision_reason,
         seconds={"data": time.perf_counter() - started, "features": 0.0},
     )
     draw_training_sheet(prepared.batches, prepared.pictures.classes, run.path / "preview.png")
@@ -129,6 +132,18 @@ def resume(
         raise InputError(f"{opened.path}/run.json: does not say where the data is") from None
     prepared = prepare(source.read(display.track), recipe, display.track)
     return _work(opened, prepared, device, display, began=started, fresh=False)
+
+
+def _with_precision(prepared: Prepared, device: str) -> tuple[Prepared, str]:
+    """The precision settled, so that the run's recipe gives the same run again, and why."""
+    recipe, batches = prepared.recipe, prepared.batches
+    rows = torch.arange(min(recipe.micro_batch or recipe.batch_size, len(batches.store)))
+    network = prepared.network.to(device)
+    x, labels = batches.inputs(rows, epoch=0), batches.labels[rows]
+    passes = recipe.epochs * len(batches.store) // len(rows)
+    precision, reason = choose_precision(recipe.precision, network, x, labels, passes, device)
+    recipe = recipe.with_fields({"precision": precision})
+    return replace(prepared, recipe=recipe), reason
 
 
 def _named_weights(weights: str) -> str:
@@ -185,6 +200,7 @@ def _description(
         "fingerprint": prepared.fingerprint,
         "parameters": sum(p.numel() for p in prepared.network.parameters()),
         "device": device,
+        "precision": prepared.recipe.precision,
         "device_name": device_name(device),
         "threads": torch.get_num_threads(),
         "watch_test": watch_test,
@@ -201,27 +217,25 @@ def _work(
 ) -> Run:
     """Train from the run's state to its end, then judge; every exit leaves the state saved."""
     recipe = prepared.recipe
-    precision, reason = choose_precision(recipe.precision)
+    set_up(device)
     network = prepared.network.to(device)
     frozen = _frozen_state(network, recipe)
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    state = TrainingState(network, build_optimizer(recipe.optimizer, trained))
+    head = head_prefix(recipe.network, network)
+    state = TrainingState(network, build_optimizer(recipe.optimizer, network, head))
     if fresh:
         save_checkpoint(run.last_checkpoint, state, prepared.fingerprint)
     else:
         load_checkpoint(run.last_checkpoint, state, prepared.fingerprint)
         run.cut_history(state.progress.history_lines)
         run.write_recipe(recipe)
-    run.write_info(status="running", precision=precision, precision_reason=reason)
+    run.write_info(status="running")
     _announce(run, prepared, display)
     judged: dict[str, PixelStore] = {
         name: prepared.stores[name]
         for name in ("validation", "test")
         if name in prepared.stores and (name == "validation" or run.info["watch_test"])
     }
-    events = train_epochs(
-        state, recipe, prepared.batches, judged, prepared.preprocessing, device, precision
-    )
+    events = train_epochs(state, recipe, prepared.batches, judged, prepared.preprocessing, device)
     progress = state.progress
     clock = CheckpointClock(recipe.checkpoint_every)
     done = progress.epoch * len(prepared.batches) + progress.step
@@ -268,12 +282,19 @@ def _finish(
     for split in ("validation", "test"):
         if split in prepared.stores:
             store = prepared.stores[split]
-            found, logits = judge(
-                best, store, prepared.preprocessing, recipe.eval_batch_size, device
-            )
-            results[split] = found.as_dict(prepared.pictures.classes)
+            judged = [
+                judge(best, store, prepared.preprocessing, recipe.eval_batch_size, device, views)
+                for views in dict.fromkeys((recipe.averaging, "none"))
+            ]
+            found, logits = judged[0]
+            classes = prepared.pictures.classes
+            results[split] = found.as_dict(classes)
+            if recipe.averaging != "none":
+                results[split] |= {
+                    "averaging": recipe.averaging,
+                    "without_averaging": judged[1][0].as_dict(classes),
+                }
             if split == "test":
-                classes = prepared.pictures.classes
                 write_predictions(run.path / "predictions.csv", store.samples, classes, logits)
             if not math.isfinite(found.loss):
                 raise InputError(
@@ -325,6 +346,7 @@ def _model(prepared: Prepared) -> Model:
         prepared.pictures.classes,
         prepared.preprocessing,
         origin,
+        prepared.recipe.averaging,
     )
 
 

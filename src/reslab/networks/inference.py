@@ -3,12 +3,16 @@
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from reslab.pictures.batches import Batch
+from reslab.pictures.settings import Averaging
 
 
-def logits_of(network: nn.Module, batches: Iterable[Batch], device: str) -> torch.Tensor:
+def logits_of(
+    network: nn.Module, batches: Iterable[Batch], device: str, averaging: Averaging = "none"
+) -> torch.Tensor:
     """Logits (N, classes), float32 on the CPU, in evaluation mode.
 
     The network's mode is put back afterwards, module by module.
@@ -17,11 +21,34 @@ def logits_of(network: nn.Module, batches: Iterable[Batch], device: str) -> torc
     network.eval()
     try:
         with torch.inference_mode():
-            parts = [network(as_input(x, device)).float().cpu() for x, _ in batches]
+            parts = [averaged(network, as_input(x, device), averaging).cpu() for x, _ in batches]
     finally:
         for module, training in modes.items():
             module.training = training
     return torch.cat(parts)
+
+
+def averaged(network: nn.Module, x: torch.Tensor, averaging: Averaging) -> torch.Tensor:
+    """Logits (N, classes) of pictures (N, C, H, W), float32, averaged over views of each.
+
+    "flip": the picture and its mirror image. "flip-shift": those with half of the weight, and
+    both moved by a pixel up and left, and down and right, with the other half (K. Jordan,
+    arXiv 2404.00498, section 3.5).
+    """
+
+    def plain(view: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = network(view)
+        return logits.float()
+
+    def both(view: torch.Tensor) -> torch.Tensor:
+        return (plain(view) + plain(view.flip(-1))) / 2
+
+    if averaging == "none":
+        return plain(x)
+    if averaging == "flip":
+        return both(x)
+    padded = F.pad(x, (1, 1, 1, 1), mode="reflect")
+    return both(x) / 2 + (both(padded[..., :-2, :-2]) + both(padded[..., 2:, 2:])) / 4
 
 
 def as_input(x: torch.Tensor, device: str) -> torch.Tensor:

@@ -14,7 +14,7 @@ from torch import nn
 from reslab.errors import InputError
 from reslab.networks.catalogue import NetworkSpec, build_network
 from reslab.pictures.preprocessing import Preprocessing
-from reslab.pictures.settings import Size
+from reslab.pictures.settings import Averaging, Size
 from reslab.writing import write_safely
 
 FORMAT = 1
@@ -41,18 +41,23 @@ class _Header(BaseModel):
     size: Size
     classes: tuple[str, ...]
     preprocessing: Preprocessing
+    averaging: Averaging = "none"
     origin: SplitOrigin | None = None
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network with all it needs to be used."""
+    """A trained network with all it needs to be used.
+
+    averaging: over which views of a picture its class scores are averaged.
+    """
 
     network: nn.Module
     spec: NetworkSpec
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     origin: SplitOrigin | None = None
+    averaging: Averaging = "none"
 
 
 def save_model(path: Path, state: dict[str, torch.Tensor], model: Model) -> None:
@@ -64,6 +69,7 @@ def save_model(path: Path, state: dict[str, torch.Tensor], model: Model) -> None
         "size": model.spec.size,
         "classes": model.classes,
         "preprocessing": model.preprocessing.model_dump(),
+        "averaging": model.averaging,
         "origin": model.origin.model_dump() if model.origin else None,
     }
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
@@ -131,7 +137,14 @@ def load_model(location: str | Path) -> Model:
     network.load_state_dict(tensors, assign=True)
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    return Model(network.eval(), spec, header.classes, header.preprocessing, header.origin)
+    return Model(
+        network.eval(),
+        spec,
+        header.classes,
+        header.preprocessing,
+        header.origin,
+        header.averaging,
+    )
 
 
 def _check_state(

@@ -15,34 +15,81 @@ from reslab.pictures import draws
 from reslab.pictures.settings import Augmentation
 
 _DRAWS = 16  # numbers reserved for each sample
+_FLIP = 1  # which of them decides on the horizontal flip
 _TOGETHER = 8  # pictures at a time: larger temporaries leave the cache, 64 cost 2.8 times as much
 
 
+def draw_for(settings: Augmentation, seed: int, epoch: int, keys: np.ndarray) -> np.ndarray:
+    """The draws of an epoch for the samples of these 64-bit keys: float64 in [0, 1], (N, 16)."""
+    drawn = draws.uniform(draws.address(seed, "augment", epoch), keys, _DRAWS)
+    if settings.flip_alternating:
+        # K. Jordan, arXiv 2404.00498, section 3.6: of two epochs each picture is flipped in one.
+        first = draws.uniform(draws.address(seed, "augment", 0), keys, _DRAWS)[:, _FLIP]
+        flipped = (first < settings.flip_horizontal) != bool(epoch % 2)
+        drawn[:, _FLIP] = np.where(flipped, 0.0, 1.0)
+    return drawn
+
+
 def augment(
-    settings: Augmentation,
-    pixels: torch.Tensor,
-    size: tuple[int, int],
-    start: int,
-    keys: np.ndarray,
+    settings: Augmentation, pixels: torch.Tensor, size: tuple[int, int], drawn: np.ndarray
 ) -> torch.Tensor:
     """Augment uint8 pictures (N, C, H, W) and crop them to `size`.
 
-    start: the address of the draws (see `draws.address`); keys: one 64-bit key a sample.
-    Returns floats in [0, 1], (N, C, *size), or the input where nothing is asked for.
+    drawn: each sample's numbers, from `draw_for`.
+    Returns floats in [0, 1], or uint8 where no value had to be computed, (N, C, *size).
     """
-    if not (settings.moves or settings.colours):
+    if settings.moves_whole_pixels and settings.moves:
+        pixels = _move_whole_pixels(settings, pixels, drawn)
+    interpolates = settings.moves and not settings.moves_whole_pixels
+    if not (interpolates or settings.colours):
         return pixels
-    drawn = draws.uniform(start, keys, _DRAWS)
     parts = []
     for first in range(0, len(pixels), _TOGETHER):
         few = slice(first, first + _TOGETHER)
         floats = pixels[few].float() / 255
-        if settings.moves:
+        if interpolates:
             floats = _move(settings, floats, size, drawn[few])
         if settings.colours:
             floats = _colour(settings, floats, drawn[few])
         parts.append(floats)
     return torch.cat(parts)
+
+
+def _move_whole_pixels(settings: Augmentation, x: torch.Tensor, drawn: np.ndarray) -> torch.Tensor:
+    """Flips and shifts as one gathering of whole pixels: uint8 (N, C, H, W) in and out."""
+    count, channels, height, width = x.shape
+    rows, black_rows = _sources(
+        height, settings.shift, drawn[:, 7], drawn[:, 2] < settings.flip_vertical, settings.edge
+    )
+    columns, black_columns = _sources(
+        width,
+        settings.shift,
+        drawn[:, 5],
+        drawn[:, _FLIP] < settings.flip_horizontal,
+        settings.edge,
+    )
+    first = torch.arange(count).view(-1, 1, 1) * (height * width)
+    places = first + rows[:, :, None] * width + columns[:, None, :]
+    table = x.permute(0, 2, 3, 1).reshape(-1, channels)  # a pixel a row
+    moved = table.index_select(0, places.view(-1)).view(count, height, width, channels)
+    if settings.shift and settings.edge == "black":
+        moved.masked_fill_((black_rows[:, :, None] | black_columns[:, None, :])[..., None], 0)
+    return moved.permute(0, 3, 1, 2)
+
+
+def _sources(
+    length: int, shift: float, drawn: np.ndarray, flipped: np.ndarray, edge: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Along one axis, where each output pixel comes from, and whether from beyond: (N, length)."""
+    out = torch.arange(length)
+    moves = torch.from_numpy(np.rint(shift * length * (2 * drawn - 1)).astype(np.int64))
+    mirrored = torch.from_numpy(flipped)[:, None]
+    source = torch.where(mirrored, length - 1 - out, out) + moves[:, None]
+    beyond = (source < 0) | (source >= length)
+    if edge == "reflect":
+        source = source.abs()
+        source = torch.where(source >= length, 2 * (length - 1) - source, source)
+    return source.clamp_(0, length - 1), beyond
 
 
 def _move(
@@ -54,7 +101,7 @@ def _move(
     pixels from the picture's centre.
     """
     height, width = x.shape[-2:]
-    sign_x = np.where(drawn[:, 1] < settings.flip_horizontal, -1.0, 1.0)
+    sign_x = np.where(drawn[:, _FLIP] < settings.flip_horizontal, -1.0, 1.0)
     sign_y = np.where(drawn[:, 2] < settings.flip_vertical, -1.0, 1.0)
     scale = 1 - (1 - settings.zoom) * drawn[:, 3]
     angle = np.deg2rad(settings.rotate * (2 * drawn[:, 0] - 1))

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from reslab.pictures import draws
-from reslab.pictures.augmentation import augment
+from reslab.pictures.augmentation import augment, draw_for
 from reslab.pictures.preprocessing import Preprocessing
-from reslab.pictures.reading import PixelStore
 from reslab.pictures.settings import Augmentation
+from reslab.pictures.store import PixelStore
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -78,8 +78,8 @@ class TrainingBatches:
         """Network input of these samples as this epoch sees them: (n, C, H, W)."""
         pixels = self.store.take(rows)
         keys = self.store.samples.keys[rows.numpy()]
-        start = draws.address(self.seed, "augment", epoch)
-        views = augment(self.augmentation, pixels, self.preprocessing.size, start, keys)
+        drawn = draw_for(self.augmentation, self.seed, epoch, keys)
+        views = augment(self.augmentation, pixels, self.preprocessing.size, drawn)
         return self.preprocessing.normalise(views)
 
 

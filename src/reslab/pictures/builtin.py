@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from reslab.errors import InputError
+from reslab.pictures.cache import cache_folder
 from reslab.pictures.table import Pictures, Samples
 
 BUILTINS = {
@@ -28,16 +29,6 @@ _FOLDERS = {
     "cifar10": "cifar-10-batches-py",
     "cifar100": "cifar-100-python",
 }
-
-
-def cache_folder() -> Path:
-    """The user's cache: RESLAB_CACHE, else the platform's custom."""
-    if given := os.environ.get("RESLAB_CACHE"):
-        return Path(given).expanduser()
-    if os.name == "nt":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "reslab"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "reslab"
 
 
 def open_builtin(name: str, data_root: str | Path | None) -> Pictures:

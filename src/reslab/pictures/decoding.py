@@ -5,6 +5,7 @@ What a file may hold: grey, RGB, palette, alpha (laid over white), 16 bits a cha
 """
 
 import io
+import threading
 import warnings
 
 import numpy as np
@@ -14,23 +15,55 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 WHITE = (255, 255, 255, 255)
 
 
+class _Silence:
+    """Pillow's warnings kept quiet while any thread decodes: its errors come after them.
+
+    `warnings.catch_warnings` swaps the filters of all threads, so the first in sets them and the
+    last out puts them back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._saved = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *details: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._saved.__exit__(None, None, None)
+
+
+_silence = _Silence()
+
+
 class UnreadablePictureError(ValueError):
     """The bytes are no picture that can be read in full; the message says why."""
 
 
-def decode(data: bytes, channels: int) -> torch.Tensor:
+def decode(data: bytes, channels: int, least: int | None = None) -> torch.Tensor:
     """The picture in a file's bytes: uint8 of shape (C, H, W), C being 1 (luma) or 3 (RGB).
 
+    least: a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as both
+        sides keep this many pixels: several times as fast for a large photo.
     Raises UnreadablePictureError if the file is truncated, damaged, too large or not a picture.
     """
     if not data:
         raise UnreadablePictureError("the file is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's size warning comes before its size error
-            with Image.open(io.BytesIO(data)) as opened:
-                opened.load()
-                return from_pillow(opened, channels)
+        with _silence, Image.open(io.BytesIO(data)) as opened:
+            if least is not None:
+                opened.draft(opened.mode, (least, least))
+            opened.load()
+            return from_pillow(opened, channels)
     except UnreadablePictureError:
         raise
     except UnidentifiedImageError:
@@ -47,9 +80,13 @@ def from_pillow(picture: Image.Image, channels: int) -> torch.Tensor:
     """A Pillow picture as uint8 of shape (C, H, W), upright."""
     written_as = picture.format  # the upright copy has forgotten it
     picture = _flattened(_eight_bit(ImageOps.exif_transpose(picture), written_as))
-    array = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
-    pixels = torch.from_numpy(array.copy())
-    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
+    if channels == 1:
+        if picture.mode not in ("1", "L"):
+            picture = picture.convert(
+                "RGB"
+            )  # one way to grey, so that `with_channels` gives it too
+        return torch.from_numpy(np.array(picture.convert("L")))[None]
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
 
 
 def _eight_bit(picture: Image.Image, written_as: str | None) -> Image.Image:

@@ -16,6 +16,8 @@ PICTURE_SUFFIXES = frozenset(
     ]
 )
 
+_NO_STAMP = (-1, -1, -1, -1)
+
 
 def is_picture_name(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES
@@ -42,6 +44,13 @@ class Files(Protocol):
 
     def read(self, name: str) -> bytes:
         """The bytes of a file. Raises OSError."""
+        ...
+
+    def stamp(self, name: str) -> tuple[int, int, int, int]:
+        """Numbers that change when the file does: size, two times in ns, an identity.
+
+        Negative where there is no telling.
+        """
         ...
 
     def has(self, name: str) -> bool: ...
@@ -94,6 +103,13 @@ class Folder:
     def read(self, name: str) -> bytes:
         return read_regular(self.location / name)
 
+    def stamp(self, name: str) -> tuple[int, int, int, int]:
+        try:
+            found = os.stat(f"{self.location}/{name}")  # noqa: PTH116 - a Path for each costs more
+        except OSError:
+            return _NO_STAMP
+        return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
     def has(self, name: str) -> bool:
         return (self.location / name).is_file()
 
@@ -110,6 +126,8 @@ class Archive:
             self._zip = zipfile.ZipFile(location)
         except (zipfile.BadZipFile, OSError, EOFError) as error:
             raise InputError(f"{location}: not a readable zip archive ({error})") from None
+        found = location.stat()
+        self._times = found.st_mtime_ns, found.st_ctime_ns
         self._lock = threading.Lock()
         infos = self._zip.infolist()
         names = _member_names(infos)
@@ -149,6 +167,13 @@ class Archive:
             raise FileNotFoundError(2, "no such member", self.where(name)) from None
         except Exception as error:  # BadZipFile, zlib.error, ...: each codec raises its own
             raise OSError(f"damaged or encrypted in the archive ({error})") from None
+
+    def stamp(self, name: str) -> tuple[int, int, int, int]:
+        """The member's size and checksum, the archive's times."""
+        if name not in self._members:
+            return _NO_STAMP
+        info = self._members[name]
+        return info.file_size, self._times[0], self._times[1], info.CRC
 
     def has(self, name: str) -> bool:
         return name in self._members and not name.endswith("/")

@@ -4,12 +4,14 @@ One small frozen record, applied alike in evaluation, prediction and serving; it
 model file.
 """
 
+import math
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from reslab.pictures.decoding import decode
 from reslab.pictures.settings import Interpolation, Mean, Mode, Size, Std
 
 
@@ -38,6 +40,14 @@ class Preprocessing(BaseModel):
             if len(values) != self.channels:
                 raise ValueError(f"{name} needs {self.channels} value(s), one a channel")
         return self
+
+    def read(self, data: bytes) -> torch.Tensor:
+        """The picture in a file's bytes, fitted: uint8 (C, *size). Raises UnreadablePictureError.
+
+        A large JPEG is decoded at no less than twice the size it is brought to.
+        """
+        least = math.ceil(2 * max(self.size) / self.crop_fraction)
+        return self.fit(decode(data, self.channels, least)[None])[0]
 
     def fit(self, pixels: torch.Tensor) -> torch.Tensor:
         """Bring uint8 pictures (N, C, H, W) of one size to the input's size, still uint8.

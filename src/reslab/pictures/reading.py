@@ -1,7 +1,9 @@
-"""Reading the files of a data set once: their content keys, then their pixels, by threads."""
+"""Reading the files of a data set, each once, by threads: content keys and small pixels."""
 
 import hashlib
+import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,13 +14,14 @@ import numpy as np
 import torch
 
 from reslab.errors import InputError
+from reslab.pictures import remembered
 from reslab.pictures.decoding import UnreadablePictureError, decode, with_channels
 from reslab.pictures.files import printable
-from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.table import Pictures, Samples
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+SMALL = 64  # pixels a side: up to here pictures are "small", above they are photos
 
 
 class Track(Protocol):
@@ -32,21 +35,32 @@ def untracked(items: Iterable[Item], what: str, total: int) -> Iterable[Item]:
 
 
 def in_threads(
-    work: Callable[[Item], Result], items: Iterable[Item], ahead: int = 64
+    work: Callable[[Item], Result], items: Iterable[Item], ahead: int = 256
 ) -> Iterator[Result]:
     """`map` by a thread for each core, in order, at most `ahead` results waiting."""
     source = iter(items)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        waiting = [pool.submit(work, item) for item in islice(source, ahead)]
-        waiting.reverse()
+    # A future a picture would cost more than decoding a small one.
+    at_once = max(1, ahead // 16)
+
+    def work_through(few: list[Item]) -> list[Result]:
+        return [work(item) for item in few]
+
+    with ThreadPoolExecutor(os.cpu_count() or 1, initializer=_alone) as pool:
+        parts = iter(lambda: list(islice(source, at_once)), [])
+        waiting = deque(pool.submit(work_through, part) for part in islice(parts, 16))
         try:
             while waiting:
-                yield waiting.pop().result()
-                for item in islice(source, 1):
-                    waiting.insert(0, pool.submit(work, item))
+                done = waiting.popleft().result()
+                waiting.extend(pool.submit(work_through, part) for part in islice(parts, 1))
+                yield from done
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _alone() -> None:
+    """Let torch's operations in this thread keep to it: the others have the other cores."""
+    torch.set_num_threads(1)
 
 
 def content_key(data: bytes) -> int:
@@ -56,8 +70,9 @@ def content_key(data: bytes) -> int:
 def with_keys(pictures: Pictures, *, leave_out: bool = False, track: Track = untracked) -> Pictures:
     """The pictures with every sample's content key; every file is opened and decoded once.
 
-    A file that cannot be read in full stops the work with every such path, or with `leave_out`
-    is left out and listed in `left_out`. Raises InputError.
+    Small pictures of one size keep their pixels. What an earlier command read of files that have
+    not changed since is not read again. A file that cannot be read in full stops the work with
+    every such path, or with `leave_out` is left out and listed in `left_out`. Raises InputError.
     """
     splits: dict[str, Samples] = {}
     problems: list[str] = []
@@ -65,27 +80,9 @@ def with_keys(pictures: Pictures, *, leave_out: bool = False, track: Track = unt
         if samples.pixels is not None:
             keys = [content_key(pixels.numpy().tobytes()) for pixels in samples.pixels]
             splits[name] = replace(samples, keys=np.array(keys, dtype=np.uint64))
-            continue
-        rows = range(len(samples))
-
-        def check(row: int, samples: Samples = samples) -> int | str:
-            assert samples.files is not None
-            try:
-                data = samples.files.read(samples.paths[row])
-                decode(data, 3)
-                return content_key(data)
-            except (OSError, UnreadablePictureError) as error:
-                reason = error.strerror if isinstance(error, OSError) else None
-                return f"{samples.where(row)}: {reason or error}"
-
-        results = list(track(in_threads(check, rows), f"checking {name}", len(samples)))
-        kept = np.array([row for row in rows if isinstance(results[row], int)], dtype=np.int64)
-        problems += [printable(result) for result in results if isinstance(result, str)]
-        keys = [result for result in results if isinstance(result, int)]
-        splits[name] = replace(
-            samples.take(kept) if len(kept) < len(samples) else samples,
-            keys=np.array(keys, dtype=np.uint64),
-        )
+        else:
+            splits[name], unread = _read_files(samples, track, f"reading {name}")
+            problems += unread
     if problems and not leave_out:
         raise InputError(
             f"{pictures.name}: {len(problems):,} picture(s) cannot be read; mend or remove them, or"
@@ -98,93 +95,108 @@ def with_keys(pictures: Pictures, *, leave_out: bool = False, track: Track = unt
     return replace(pictures, splits=splits, left_out=tuple(problems))
 
 
-def read_picture(samples: Samples, row: int, channels: int) -> torch.Tensor:
-    """One sample's pixels, uint8 (C, H, W). Raises InputError if the file is gone or damaged."""
+def _read_files(samples: Samples, track: Track, what: str) -> tuple[Samples, list[str]]:
+    """The samples that can be read, with their keys, and why the others cannot."""
+    files, names = samples.files, samples.paths
+    assert files is not None
+    began = remembered.now()
+    stamps = np.array([files.stamp(name) for name in names], dtype=np.int64)
+    earlier = remembered.recall(files.location, names)
+    rows = np.full(len(names), -1) if earlier is None else earlier.rows_of(names, stamps)
+    keys = np.zeros(len(names), dtype=np.uint64)
+    small = _SmallPixels(len(names))
+    if earlier is not None:
+        known = rows >= 0
+        keys[known] = earlier.keys[rows[known]]
+        small.put_many(known, None if earlier.pixels is None else earlier.pixels[rows[known]])
+    unread: dict[int, str] = {}
+    missing = np.flatnonzero(rows < 0)
+
+    def read(row: int) -> tuple[int, int, torch.Tensor | str]:
+        try:
+            data = files.read(names[row])
+            return row, content_key(data), decode(data, 3, 2 * SMALL)
+        except (OSError, UnreadablePictureError) as error:
+            reason = error.strerror if isinstance(error, OSError) else None
+            return row, 0, printable(f"{samples.where(row)}: {reason or error}")
+
+    for row, key, found in track(in_threads(read, missing.tolist()), what, len(missing)):
+        if isinstance(found, str):
+            unread[row] = found
+        else:
+            keys[row] = key
+            small.put(row, found)
+    kept = np.array([row for row in range(len(names)) if row not in unread], dtype=np.int64)
+    whole = replace(samples, keys=keys, pixels=small.tensor())
+    if unread:
+        whole = whole.take(kept)
+        stamps = stamps[kept]
+    if len(missing):
+        held = None if whole.pixels is None else whole.pixels.numpy()
+        reading = remembered.Reading(whole.paths, stamps, whole.keys, held)
+        remembered.remember(files.location, reading, began)
+    return whole, list(unread.values())
+
+
+class _SmallPixels:
+    """Pixels of the pictures read so far, as long as all are small and of one size."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._pixels: np.ndarray | None = None
+        self._given_up = False
+
+    def put(self, row: int, pixels: torch.Tensor) -> None:
+        if self._fits(tuple(pixels.shape)):
+            assert self._pixels is not None
+            self._pixels[row] = pixels.numpy()
+
+    def put_many(self, rows: np.ndarray, pixels: np.ndarray | None) -> None:
+        """Rows as a mask. Without pixels those of the other rows are of no use either."""
+        if not rows.any():
+            return
+        if pixels is None:
+            self._give_up()
+        elif self._fits(pixels.shape[1:]):
+            assert self._pixels is not None
+            self._pixels[rows] = pixels
+
+    def tensor(self) -> torch.Tensor | None:
+        return None if self._pixels is None else torch.from_numpy(self._pixels)
+
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        if self._pixels is None and not self._given_up:
+            size = math.prod(shape)
+            if max(shape[1:]) <= SMALL and size * self._count <= memory_budget():
+                self._pixels = np.zeros((self._count, *shape), dtype=np.uint8)
+        if self._pixels is None or self._pixels.shape[1:] != shape:
+            self._give_up()
+            return False
+        return True
+
+    def _give_up(self) -> None:
+        self._given_up = True
+        self._pixels = None
+
+
+def read_picture(
+    samples: Samples, row: int, channels: int, read: Callable[[bytes], torch.Tensor] | None = None
+) -> torch.Tensor:
+    """One sample's pixels, uint8 (C, H, W). Raises InputError if the file is gone or damaged.
+
+    read: how to make the pixels of the file's bytes; decoded as they are if None.
+    """
     if samples.pixels is not None:
         return with_channels(samples.pixels[row][None], channels)[0]
     assert samples.files is not None
     try:
-        return decode(samples.files.read(samples.paths[row]), channels)
+        data = samples.files.read(samples.paths[row])
+        return decode(data, channels) if read is None else read(data)
     except (OSError, UnreadablePictureError) as error:
         raise InputError(f"{samples.where(row)}: {error}") from None
 
 
-class PixelStore:
-    """The pixels of samples at the size a network wants them, a batch at a time.
-
-    Pictures of one size that hold fewer pixels than the target stay in memory as they are and
-    are fitted when they are taken; others are fitted once and kept. What does not fit into
-    `budget` bytes of memory is decoded again whenever it is taken.
-    """
-
-    def __init__(
-        self,
-        samples: Samples,
-        target: Preprocessing,
-        *,
-        budget: int | None = None,
-        track: Track = untracked,
-        what: str = "reading",
-    ) -> None:
-        self.samples = samples
-        self.target = target
-        self._raw: torch.Tensor | None = None
-        self._fitted: torch.Tensor | None = None
-        if samples.pixels is not None:
-            self._raw = with_channels(samples.pixels, target.channels)
-            return
-        limit = _memory_budget() if budget is None else budget
-        area = target.channels * target.size[0] * target.size[1]
-        if area * len(samples) <= limit:
-            self._read_all(track, what)
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def take(self, rows: torch.Tensor) -> torch.Tensor:
-        """The pixels of these rows, uint8 (n, C, *target.size)."""
-        if self._fitted is not None:
-            return self._fitted[rows]
-        if self._raw is not None:
-            return self.target.fit(self._raw[rows])
-        return torch.stack(list(in_threads(self._read_fitted, rows.tolist())))
-
-    def _read_fitted(self, row: int) -> torch.Tensor:
-        pixels = read_picture(self.samples, row, self.target.channels)
-        return self.target.fit(pixels[None])[0]
-
-    def _read_all(self, track: Track, what: str) -> None:
-        """Fill `_raw` while the pictures are small and of one size, else `_fitted`."""
-        count, target = len(self.samples), self.target
-
-        def read(row: int) -> torch.Tensor:
-            return read_picture(self.samples, row, target.channels)
-
-        for row, pixels in enumerate(track(in_threads(read, range(count)), what, count)):
-            if row == 0 and pixels[0].numel() < target.size[0] * target.size[1]:
-                self._raw = torch.empty((count, *pixels.shape), dtype=torch.uint8)
-            if self._raw is not None and self._raw.shape[1:] != pixels.shape:
-                self._start_fitted()  # not of one size after all
-                for earlier in range(row):
-                    self._keep_fitted(earlier, self._raw[earlier])
-                self._raw = None
-            if self._raw is not None:
-                self._raw[row] = pixels
-            else:
-                self._keep_fitted(row, pixels)
-
-    def _start_fitted(self) -> None:
-        shape = (len(self.samples), self.target.channels, *self.target.size)
-        self._fitted = torch.empty(shape, dtype=torch.uint8)
-
-    def _keep_fitted(self, row: int, pixels: torch.Tensor) -> None:
-        if self._fitted is None:
-            self._start_fitted()
-        assert self._fitted is not None
-        self._fitted[row] = self.target.fit(pixels[None])[0]
-
-
-def _memory_budget() -> int:
+def memory_budget() -> int:
     """Half of the memory that is free now, in bytes; 2 GiB where the system does not say."""
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

@@ -1,11 +1,12 @@
 """Settings of the data path, as a recipe holds them: plain typed records, no torch."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Mode = Literal["squash", "crop", "letterbox"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
+Averaging = Literal["none", "flip", "flip-shift"]
 
 
 def _pair(value: Any) -> Any:
@@ -32,8 +33,11 @@ class Augmentation(BaseModel):
         leaves room for the centre crop.
     rotate: degrees; the angle is uniform in [-rotate, rotate], corners become black.
     zoom: least side of a crop, as a fraction of the picture's; 1 is none.
-    shift: largest translation, as a fraction of each side; what comes in is black.
+    shift: largest translation, as a fraction of each side.
+    edge: what a shift brings in: "black", or the "reflect"ion of the picture at its edge.
     flip_horizontal, flip_vertical, grey: probabilities.
+    flip_alternating: draw the horizontal flip once for each picture and turn it over in every
+        other epoch, instead of drawing it anew.
     brightness, contrast, saturation: factors are uniform in [1 - x, 1 + x].
     hue: shift uniform in [-hue, hue], in turns of the colour wheel.
     """
@@ -44,13 +48,28 @@ class Augmentation(BaseModel):
     rotate: float = Field(default=0, ge=0, le=180)
     zoom: float = Field(default=1, gt=0, le=1)
     shift: float = Field(default=0, ge=0, le=0.5)
+    edge: Literal["black", "reflect"] = "black"
     flip_horizontal: float = Field(default=0, ge=0, le=1)
+    flip_alternating: bool = False
     flip_vertical: float = Field(default=0, ge=0, le=1)
     brightness: float = Field(default=0, ge=0, le=1)
     contrast: float = Field(default=0, ge=0, le=1)
     saturation: float = Field(default=0, ge=0, le=1)
     hue: float = Field(default=0, ge=0, le=0.5)
     grey: float = Field(default=0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        if self.flip_alternating and not self.flip_horizontal:
+            raise ValueError("flip_alternating needs a flip_horizontal above 0")
+        if self.edge == "reflect" and (self.rotate or self.zoom < 1 or self.resize):
+            raise ValueError("edge = 'reflect' goes with shifts and flips alone")
+        return self
+
+    @property
+    def moves_whole_pixels(self) -> bool:
+        """Whether the geometry only moves pixels about, so that none is interpolated."""
+        return self.zoom == 1 and not self.rotate and self.resize is None
 
     @property
     def moves(self) -> bool:

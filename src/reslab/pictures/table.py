@@ -17,7 +17,8 @@ SPLITS = ("train", "validation", "test")
 class Samples:
     """Samples in order: names to show, class indices, and where their pixels come from.
 
-    Either `files` (then `paths` are names in it) or `pixels` (uint8, (N, C, H, W)) is given.
+    `files` (then `paths` are names in it) or `pixels` (uint8, (N, C, H, W)) is given, or both once
+    small files have been read.
     `keys` holds a 64-bit hash of each sample's content once it has been read.
     """
 

@@ -13,9 +13,10 @@ from PIL import Image
 from reslab.errors import InputError
 from reslab.judging.metrics import probabilities
 from reslab.learning.device import choose_device
-from reslab.networks.inference import as_input
+from reslab.networks.folding import folded
+from reslab.networks.inference import as_input, averaged
 from reslab.networks.model_file import Model, load_model
-from reslab.pictures.decoding import UnreadablePictureError, decode, from_pillow
+from reslab.pictures.decoding import UnreadablePictureError, from_pillow
 from reslab.pictures.files import Folder, is_picture_name, printable, read_regular
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.reading import in_threads
@@ -62,6 +63,7 @@ class Classifier:
         self.device = device
         network = model.network.to(device)
         self._network = network.to(memory_format=torch.channels_last)
+        self._folded = False
 
     @classmethod
     def load(cls, location: str | Path, device: str = "auto") -> "Classifier":
@@ -105,10 +107,14 @@ class Classifier:
 
         Memory stays the same however many there are.
         """
+        first = True
         if top < 1:
             raise InputError(f"top is {top}; it is how many classes to name, at least 1")
         read = in_threads(self._read, pictures, ahead=2 * BATCH)
         while part := list(islice(read, BATCH)):
+            if not first:
+                self._fold()
+            first = False
             inputs = [item for _, item in part if isinstance(item, torch.Tensor)]
             table = iter(self._probabilities(inputs))
             for name, item in part:
@@ -117,27 +123,37 @@ class Classifier:
                 else:
                     yield self._prediction(name, next(table), top)
 
+    def _fold(self) -> None:
+        """Make the forward pass cheaper, once there are pictures enough to pay for it."""
+        if not self._folded:
+            self._folded = True
+            channels, size = self.model.spec.channels, self.model.spec.size
+            example = torch.rand(1, channels, *size, device=self.device)
+            self._network = folded(self._network, example)
+
     def _read(self, picture: PictureLike) -> tuple[str, torch.Tensor | InputError]:
         name = printable(str(picture)) if isinstance(picture, str | Path) else ""
-        channels = self.preprocessing.channels
+        record = self.preprocessing
         try:
             if isinstance(picture, Image.Image):
-                pixels = from_pillow(picture, channels)
+                pixels = record.fit(from_pillow(picture, record.channels)[None])[0]
             else:
-                data = picture if isinstance(picture, bytes) else read_regular(Path(picture))
-                pixels = decode(data, channels)
+                pixels = record.read(
+                    picture if isinstance(picture, bytes) else read_regular(Path(picture))
+                )
         except UnreadablePictureError as error:
             return name, InputError(f"{name or 'picture'}: {error}")
         except OSError as error:
             return name, InputError(f"{name}: {error.strerror or error}")
-        return name, self.preprocessing(pixels[None])
+        return name, pixels
 
-    def _probabilities(self, inputs: Sequence[torch.Tensor]) -> np.ndarray:
+    def _probabilities(self, inputs: list[torch.Tensor]) -> np.ndarray:
         if not inputs:
             return np.empty((0, len(self.classes)))
         with torch.inference_mode():
-            logits = self._network(as_input(torch.cat(list(inputs)), self.device))
-        return probabilities(logits.float().cpu())
+            x = as_input(self.preprocessing.normalise(torch.stack(inputs)), self.device)
+            logits = averaged(self._network, x, self.model.averaging)
+        return probabilities(logits.cpu())
 
     def _prediction(self, name: str, row: np.ndarray, top: int) -> Prediction:
         best = np.argsort(-row, kind="stable")[:top]

@@ -15,9 +15,10 @@ from reslab.learning.display import Display
 from reslab.learning.loop import judge
 from reslab.networks.model_file import Model, load_model
 from reslab.pictures.lists import SPLIT_NAMES
-from reslab.pictures.reading import PixelStore, with_keys
+from reslab.pictures.reading import with_keys
 from reslab.pictures.sources import open_pictures
 from reslab.pictures.splitting import complete_splits, split_notes
+from reslab.pictures.store import PixelStore
 from reslab.pictures.table import Pictures, Samples
 
 
@@ -94,7 +95,9 @@ def evaluate(
     store = PixelStore(samples, loaded.preprocessing, track=display.track, what=f"reading {name}")
     network = loaded.network.to(device)
     network = network.to(memory_format=torch.channels_last)
-    found, logits = judge(network, store, loaded.preprocessing, batch_size, device)
+    found, logits = judge(
+        network, store, loaded.preprocessing, batch_size, device, loaded.averaging
+    )
     left_out = [f"left out: {problem}" for problem in pictures.left_out]
     notes = (*pictures.notes, *split_notes(pictures), *left_out)
     return Evaluation(pictures.name, name, found, loaded.classes, samples, logits, notes)

@@ -1,0 +1,138 @@
+"""In which precision to train: fp32, or bf16 where the processor, a check and a clock agree."""
+
+import copy
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from reslab.learning.device import device_name
+from reslab.networks.inference import as_input
+from reslab.pictures.cache import cache_folder
+from reslab.writing import write_safely
+
+FASTER = 1.15  # what bf16 must gain, so that a noisy clock does not decide
+SHORT = 30.0  # seconds of training below which nothing is measured
+LOGITS_AGREE = 0.05  # relative error of the logits, of their spread over the batch
+GRADIENTS_AGREE = 0.95  # cosine between the gradients of all weights
+
+
+def choose_precision(
+    asked: str, network: nn.Module, x: torch.Tensor, labels: torch.Tensor, steps: int, device: str
+) -> tuple[str, str]:
+    """(precision, why) for `steps` training steps on batches such as (x, labels).
+
+    On a CPU "auto" is bf16 only if the processor computes in it, its logits and gradients agree
+    with fp32's, and a step is measured to be faster; the finding is kept in the cache, so that
+    the same run is computed the same way again.
+    """
+    if asked != "auto":
+        return asked, "as asked"
+    if device.startswith("cuda"):
+        if torch.cuda.is_bf16_supported():
+            return "bf16", "auto: the GPU computes in bf16"
+        return "fp32", "auto: the GPU has no bf16"
+    if device != "cpu":
+        return "fp32", f"auto: bf16 is not tried on {device}"
+    if not _computes_in_bf16():
+        return "fp32", "auto: the processor has no bf16 instructions"
+    clock = _Steps(network, as_input(x, device), labels)
+    alone = clock.seconds("fp32")
+    if alone * steps < SHORT:
+        return "fp32", "auto: too short a run to measure bf16"
+    place = _place(network, x)
+    if (known := _recall(place)) is not None:
+        return known
+    found = _measure(clock, alone)
+    _remember(place, found)
+    return found
+
+
+def _measure(clock: "_Steps", first: float) -> tuple[str, str]:
+    logits, gradients = clock.results("fp32")
+    logits16, gradients16 = clock.results("bf16")
+    error = float((logits16 - logits).norm() / (logits - logits.mean(0)).norm().clamp(min=1e-12))
+    cosine = float(F.cosine_similarity(gradients16, gradients, dim=0))
+    if not (error <= LOGITS_AGREE and cosine >= GRADIENTS_AGREE):
+        return (
+            "fp32",
+            f"auto: bf16 is off by {error:.1%} in logits, cosine {cosine:.3f} in gradients",
+        )
+    full, half = [first], [clock.seconds("bf16")]
+    for _ in range(2):  # in turn, so that a slow moment meets both
+        full.append(clock.seconds("fp32"))
+        half.append(clock.seconds("bf16"))
+    gain = min(full) / min(half)
+    measured = f"bf16 measured {gain:.2f} times as fast"
+    if gain < FASTER:
+        return "fp32", f"auto: {measured} only"
+    return "bf16", f"auto: {measured}; logits agree to {error:.1%}, gradients' cosine {cosine:.3f}"
+
+
+class _Steps:
+    """Training steps on a copy of the network, without a trace on the network itself."""
+
+    def __init__(self, network: nn.Module, x: torch.Tensor, labels: torch.Tensor) -> None:
+        self._network = copy.deepcopy(network).train()
+        self._x, self._labels = x, labels
+
+    def seconds(self, precision: str) -> float:
+        """Seconds of a step, after one to warm up."""
+        self.results(precision)
+        started = time.perf_counter()
+        self.results(precision)
+        return time.perf_counter() - started
+
+    def results(self, precision: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """(logits (N, classes), all gradients in one vector) in fp32."""
+        trained = [p for p in self._network.parameters() if p.requires_grad]
+        with torch.random.fork_rng(), torch.autocast("cpu", torch.bfloat16, precision == "bf16"):
+            torch.manual_seed(0)
+            logits = self._network(self._x).float()
+        loss = F.cross_entropy(logits, self._labels)
+        gradients = torch.autograd.grad(loss, trained, allow_unused=True)
+        flat = [gradient.flatten() for gradient in gradients if gradient is not None]
+        return logits.detach(), torch.cat(flat)
+
+
+def _computes_in_bf16() -> bool:
+    """Whether the processor says that it multiplies bf16 numbers; only Linux tells."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return False
+    for line in info.read_text().splitlines():
+        name, _, flags = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags.split()))
+    return False
+
+
+def _place(network: nn.Module, x: torch.Tensor) -> Path:
+    """Where the finding for this machine, network and input is kept."""
+    shapes = [(key, *value.shape) for key, value in network.state_dict().items()]
+    trained = [p.requires_grad for p in network.parameters()]
+    facts = (device_name("cpu"), torch.__version__, tuple(x.shape), shapes, trained, str(network))
+    digest = hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
+    return cache_folder() / "precision" / f"{digest}.json"
+
+
+def _recall(place: Path) -> tuple[str, str] | None:
+    try:
+        found = json.loads(place.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    if isinstance(found, list) and len(found) == 2 and found[0] in ("fp32", "bf16"):
+        return found[0], f"{found[1]} (earlier, on this machine)"
+    return None
+
+
+def _remember(place: Path, found: tuple[str, str]) -> None:
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_safely(place, json.dumps(found).encode())
+    except OSError:
+        pass  # no cache: it is measured anew next time

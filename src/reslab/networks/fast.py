@@ -1,0 +1,87 @@
+"""Residual networks built for time to accuracy."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Whitening(nn.Conv2d):
+    """A fixed 2x2 convolution that decorrelates the patches of a picture, each sign on its own.
+
+    Its weights are the eigenvectors of the patches' covariance, scaled by one over the square
+    root of the eigenvalues, and their negatives: computed from pictures by `fit`, never trained.
+    Method: T. Swenson, hlb-CIFAR10; K. Jordan, arXiv 2404.00498, section 3.2.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, 8 * channels, 2, bias=False)
+        self.weight.requires_grad_(False)
+
+    @torch.no_grad()
+    def fit(self, x: torch.Tensor) -> None:
+        """Set the weights from normalised pictures (N, C, H, W)."""
+        channels = x.shape[1]
+        patches = x.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5)
+        patches = patches.reshape(-1, 4 * channels).double()
+        values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        # The floor keeps directions that hardly vary from being blown up into noise.
+        scaled = (vectors / (values.clamp(min=0) + 5e-4).sqrt()).T.view(-1, channels, 2, 2)
+        self.weight.copy_(torch.cat([scaled, -scaled]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # The weights differ by orders of magnitude and their products nearly cancel: in bf16 the
+        # weak directions would be rounding noise.
+        kind = x.device.type
+        with torch.autocast(kind, enabled=False):
+            y = super().forward(x.float())
+        return y.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else y
+
+
+def _conv3(inputs: int, outputs: int) -> nn.Conv2d:
+    conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    nn.init.dirac_(conv.weight[: min(inputs, outputs)])  # what comes in passes through at first
+    return conv
+
+
+def _norm(channels: int, momentum: float) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(channels, momentum=momentum)
+    norm.weight.requires_grad_(False)  # the next convolution is free to scale
+    return norm
+
+
+class PooledGroup(nn.Module):
+    """A convolution and a pooling to half the size, then one residual convolution."""
+
+    def __init__(self, inputs: int, outputs: int, momentum: float) -> None:
+        super().__init__()
+        self.conv1 = _conv3(inputs, outputs)
+        self.norm1 = _norm(outputs, momentum)
+        self.conv2 = _conv3(outputs, outputs)
+        self.norm2 = _norm(outputs, momentum)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.gelu(self.norm1(F.max_pool2d(self.conv1(x), 2)))
+        return x + F.gelu(self.norm2(self.conv2(x)))
+
+
+def cifar10_fast(classes: int, channels: int, size: tuple[int, int]) -> nn.Sequential:
+    """A whitening layer and three pooled groups of 64, 256 and 256 channels.
+
+    After K. Jordan's airbench94 (arXiv 2404.00498; github.com/KellerJordan/cifar10-airbench), with
+    the second convolution of each group made residual. Any input of 9 pixels a side or more.
+    """
+    if min(size) < 9:
+        raise RuntimeError("three poolings leave nothing of such a picture")
+    momentum = 0.06
+    head = nn.Linear(256, classes, bias=False)
+    nn.init.normal_(head.weight, std=1 / 256)
+    return nn.Sequential(
+        Whitening(channels),
+        nn.GELU(),
+        PooledGroup(8 * channels, 64, momentum),
+        PooledGroup(64, 256, momentum),
+        PooledGroup(256, 256, momentum),
+        nn.AdaptiveMaxPool2d(1),
+        nn.Flatten(),
+        head,
+    )

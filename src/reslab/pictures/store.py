@@ -1,0 +1,144 @@
+"""The pixels of samples at the size a network wants them, a batch at a time."""
+
+import hashlib
+import os
+import shutil
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from reslab.pictures.cache import cache_folder, make_room
+from reslab.pictures.decoding import with_channels
+from reslab.pictures.preprocessing import Preprocessing
+from reslab.pictures.reading import Track, in_threads, memory_budget, read_picture, untracked
+from reslab.pictures.table import Samples
+
+_MARK = b"reslab pixels 1\n"
+
+
+class PixelStore:
+    """The pixels of samples, fitted to a target, a batch at a time.
+
+    Small pictures that were kept as they are get fitted when they are taken. Others are fitted
+    once and kept: in memory where `budget` bytes suffice, else in a file of the cache folder,
+    which the next run uses too. Without room on the disk they are decoded each time.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        target: Preprocessing,
+        *,
+        budget: int | None = None,
+        track: Track = untracked,
+        what: str = "reading",
+    ) -> None:
+        self.samples = samples
+        self.target = target
+        self._small: torch.Tensor | None = None
+        self._fitted: torch.Tensor | None = None
+        self._file: _PixelFile | None = None
+        if samples.pixels is not None:
+            self._small = with_channels(samples.pixels, target.channels)
+            return
+        shape = (len(samples), target.channels, *target.size)
+        limit = memory_budget() if budget is None else budget
+        rows = track(in_threads(self._read, range(len(samples))), what, len(samples))
+        if np.prod(shape) <= limit:
+            self._fitted = torch.empty(shape, dtype=torch.uint8)
+            for row, pixels in enumerate(rows):
+                self._fitted[row] = pixels
+        else:
+            self._file = _PixelFile.find_or_write(_key(samples, target), shape, rows)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def take(self, rows: torch.Tensor) -> torch.Tensor:
+        """The pixels of these rows, uint8 (n, C, *target.size)."""
+        if self._fitted is not None:
+            return self._fitted[rows]
+        if self._small is not None:
+            return self.target.fit(self._small[rows])
+        found = [self._file.row(row) if self._file else None for row in rows.tolist()]
+        lost = [row for row, pixels in zip(rows.tolist(), found, strict=True) if pixels is None]
+        decoded = in_threads(self._read, lost) if lost else iter(())
+        return torch.stack([next(decoded) if pixels is None else pixels for pixels in found])
+
+    def _read(self, row: int) -> torch.Tensor:
+        return read_picture(self.samples, row, self.target.channels, self.target.read)
+
+
+def _key(samples: Samples, target: Preprocessing) -> str:
+    """Names the pixels of these contents, in this order, brought to this target."""
+    kept = {"size", "mode", "interpolation", "crop_fraction", "channels"}
+    if target.mode == "letterbox":
+        kept.add("mean")  # what the borders are filled with
+    text = target.model_dump_json(include=kept)
+    return hashlib.blake2b(text.encode() + samples.keys.tobytes(), digest_size=16).hexdigest()
+
+
+class _PixelFile:
+    """Pixels in a memory-mapped file: all rows, then a checksum for each, then a mark."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        count = shape[0]
+        size = int(np.prod(shape))
+        self._rows = np.memmap(path, np.uint8, "r", 0, shape)
+        self._checksums = np.fromfile(path, np.uint32, count, offset=size)
+        os.utime(path)
+
+    @classmethod
+    def find_or_write(
+        cls, key: str, shape: tuple[int, ...], rows: Iterable[torch.Tensor]
+    ) -> "_PixelFile | None":
+        """The file of an earlier run, else a new one; None where the disk does not take it."""
+        path = cache_folder() / "pixels" / f"{key}.u8"
+        size = int(np.prod(shape)) + 4 * shape[0] + len(_MARK)
+        try:
+            if not _is_whole(path, size):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                make_room(path.parent, size)
+                if shutil.disk_usage(path.parent).free < size + (1 << 30):
+                    return None
+                _write(path, rows)
+            return cls(path, shape)
+        except OSError:
+            return None
+
+    def row(self, number: int) -> torch.Tensor | None:
+        """A picture's pixels, or None if the file no longer holds what was written."""
+        pixels = np.array(self._rows[number])
+        if zlib.crc32(pixels.data) != self._checksums[number]:
+            return None
+        return torch.from_numpy(pixels)
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    if not path.is_file() or path.stat().st_size != size:
+        return False
+    with path.open("rb") as file:
+        file.seek(size - len(_MARK))
+        return file.read() == _MARK
+
+
+def _write(path: Path, rows: Iterable[torch.Tensor]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    checksums = []
+    try:
+        with temporary.open("wb") as file:
+            for pixels in rows:
+                data = pixels.contiguous().numpy().data
+                checksums.append(zlib.crc32(data))
+                file.write(data)
+            file.write(np.array(checksums, dtype=np.uint32).tobytes())
+            file.write(_MARK)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
