@@ -1,9 +1,9 @@
-# `make demo` and `make test` work on a fresh clone; both set up .venv with plain pip.
+# `make demo` and `make test` work on a fresh clone; all set up .venv with plain pip.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs bench clean
 
 $(VENV)/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -25,6 +25,15 @@ test: lint
 
 docs: $(VENV)/ready
 	$(BIN)/python tests/reference.py --write
+
+# Each is a command of its own too; they need ../shared. Longer ones: python benchmarks/... --help
+bench: $(VENV)/ready
+	$(BIN)/python benchmarks/published.py mnist-resnet --accuracy
+	$(BIN)/python benchmarks/published.py cifar10-resnet18 --steps 10
+	$(BIN)/python benchmarks/fast.py mnist
+	$(BIN)/python benchmarks/fast.py cifar10
+	$(BIN)/python benchmarks/start_up.py --repeats 1
+	$(BIN)/python benchmarks/prediction.py --photos 200
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

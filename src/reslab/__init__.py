@@ -4,6 +4,7 @@
 >>> reslab.Classifier.load(run.path).predict("seven.png")
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,11 @@ __all__ = [
     "resume",
     "train",
 ]
+
+if "OMP_WAIT_POLICY" not in os.environ:
+    # torch's threads wait for each other by spinning, which on a machine that is busy with
+    # something else too made training 5 times as slow (LOG.md). Read when torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 _HOMES = {
     "Classifier": "reslab.using.classifier",

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SOFTWARE = "reslab, residual networks for pictures"  # marks our own PNG files
+_DPI = 110
+_CELL, _LABEL, _GAP = 140, 34, 14  # of a sheet, in pixels: a picture, its name, between columns
 TRAIN, VALIDATION, TEST = "#4c72b0", "#dd8452", "#8c8c8c"
 
 
@@ -55,7 +57,7 @@ def _save(figure: "Figure", path: Path) -> None:
     with warnings.catch_warnings():
         # A glyph that no font has becomes a box; the name stands in the files all the same.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure.savefig(data, format="png", dpi=110, metadata={"Software": SOFTWARE})
+        figure.savefig(data, format="png", dpi=_DPI, metadata={"Software": SOFTWARE})
     write_safely(path, data.getvalue())
 
 
@@ -102,19 +104,45 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str) ->
 def draw_sheet(
     pictures: np.ndarray, names: Sequence[str], path: Path, title: str, columns: int = 8
 ) -> None:
-    """A sheet of pictures, uint8 (N, H, W, C), each with its class name, as a PNG."""
+    """A sheet of pictures, uint8 (N, H, W, C), each with its class name, as a PNG.
+
+    The pictures are laid out as one: an axis for each would take matplotlib seconds.
+    """
     import matplotlib as mpl
 
     rows = max(1, math.ceil(len(pictures) / columns))
+    height, width = rows * (_CELL + _LABEL) + _LABEL, columns * (_CELL + _GAP) + _GAP
+    canvas = np.full((height, width, 3), 255, dtype=np.uint8)
     with mpl.rc_context({"font.family": _fonts()}):
-        figure = _figure(1.4 * columns, 1.65 * rows + 0.5)
-        for cell, axis in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-            axis.set_axis_off()
-            if cell < len(pictures):
-                picture = pictures[cell]
-                grey = picture.shape[-1] == 1
-                axis.imshow(picture[..., 0] if grey else picture, cmap="gray", vmin=0, vmax=255)
-                name = textwrap.shorten(_literal(names[cell]), 40, placeholder="...")
-                axis.set_title("\n".join(textwrap.wrap(name, 18)) or " ", fontsize=8)
-        figure.suptitle(_literal(title), fontsize=10)
+        figure = _figure(width / _DPI, height / _DPI)
+        figure.set_layout_engine("none")
+        for cell, picture in enumerate(pictures):
+            row, column = divmod(cell, columns)
+            top, left = _LABEL + row * (_CELL + _LABEL) + _LABEL, _GAP + column * (_CELL + _GAP)
+            shown = _enlarged(picture)
+            y, x = top + (_CELL - shown.shape[0]) // 2, left + (_CELL - shown.shape[1]) // 2
+            canvas[y : y + shown.shape[0], x : x + shown.shape[1]] = shown
+            letters = 20 if names[cell].isascii() else 12
+            name = textwrap.wrap(_literal(names[cell]), letters, max_lines=2, placeholder="...")
+            figure.text(
+                (left + _CELL / 2) / width,
+                1 - (top - 3) / height,
+                "\n".join(name) or " ",
+                fontsize=8,
+                ha="center",
+                va="bottom",
+            )
+        figure.figimage(canvas)
+        figure.text(0.5, 1 - 6 / height, _literal(title), fontsize=10, ha="center", va="top")
         _save(figure, path)
+
+
+def _enlarged(picture: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, C) as RGB within a cell, pixels kept square and sharp where there are few."""
+    from PIL import Image
+
+    image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).convert("RGB")
+    scale = _CELL / max(image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
+    return np.asarray(image.resize(size, how))

@@ -99,14 +99,15 @@ def train_epochs(
     while progress.epoch < recipe.epochs:
         epoch = progress.epoch
         state.network.train(trains_all)
-        rate = 0.0
-        for step in range(progress.step, steps):
-            started = time.perf_counter()
-            factor = rate_factor(recipe.schedule, epoch * steps + step, recipe.epochs * steps)
-            rate = recipe.optimizer.lr * factor
+
+        def factor_of(step: int, epoch: int = epoch) -> float:
+            return rate_factor(recipe.schedule, epoch * steps + step, recipe.epochs * steps)
+
+        started = time.perf_counter()
+        for step, (x, labels) in enumerate(batches.ahead(epoch, progress.step), progress.step):
+            factor = factor_of(step)
             for group in state.optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
-            x, labels = batches.batch(epoch, step)
             x, labels = as_input(x, device), labels.to(device)
             state.optimizer.zero_grad()
             with draws.torch_stream(recipe.seed, "step", epoch, step):
@@ -127,8 +128,9 @@ def train_epochs(
                 loss=progress.loss_sum / progress.seen,
                 accuracy=progress.hits / progress.seen,
                 pictures=len(labels),
-                learning_rate=rate,
+                learning_rate=recipe.optimizer.lr * factor,
             )
+            started = time.perf_counter()
         refuse_diverged(state)
         started = time.perf_counter()
         scores = {
@@ -136,6 +138,7 @@ def train_epochs(
             for name, store in judged.items()
         }
         evaluate_seconds = time.perf_counter() - started
+        rate = recipe.optimizer.lr * factor_of(steps - 1)
         yield _end_epoch(progress, scores, rate, evaluate_seconds)
 
 

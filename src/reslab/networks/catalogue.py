@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from reslab.errors import InputError, nearest
-from reslab.networks.fast import cifar10_fast
+from reslab.networks.fast import cifar10_fast, mnist_fast
 from reslab.networks.published import (
     cifar10_resnet18,
     mnist_cnn,
@@ -28,6 +28,7 @@ OURS: dict[str, tuple[Build, int, tuple[int, int]]] = {
     "cifar10-resnet18": (cifar10_resnet18, 3, (96, 96)),
     "photos-cnn": (photos_cnn, 3, (256, 256)),
     "small-resnet": (small_resnet, 3, (32, 32)),
+    "mnist-fast": (mnist_fast, 1, (28, 28)),
     "cifar10-fast": (cifar10_fast, 3, (32, 32)),
 }
 TORCHVISION = (

@@ -6,24 +6,28 @@ from torch import nn
 
 
 class Whitening(nn.Conv2d):
-    """A fixed 2x2 convolution that decorrelates the patches of a picture, each sign on its own.
+    """A 2x2 convolution that decorrelates the patches of a picture, each sign on its own.
 
     Its weights are the eigenvectors of the patches' covariance, scaled by one over the square
-    root of the eigenvalues, and their negatives: computed from pictures by `fit`, never trained.
+    root of the eigenvalues, and their negatives: computed from pictures by `fit`, never trained;
+    the bias is.
     Method: T. Swenson, hlb-CIFAR10; K. Jordan, arXiv 2404.00498, section 3.2.
     """
 
     def __init__(self, channels: int) -> None:
-        super().__init__(channels, 8 * channels, 2, bias=False)
+        super().__init__(channels, 8 * channels, 2)
+        nn.init.zeros_(self.bias)  # type: ignore[arg-type]  # there is one
         self.weight.requires_grad_(False)
 
     @torch.no_grad()
     def fit(self, x: torch.Tensor) -> None:
         """Set the weights from normalised pictures (N, C, H, W)."""
         channels = x.shape[1]
-        patches = x.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5)
-        patches = patches.reshape(-1, 4 * channels).double()
-        values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        total = torch.zeros(4 * channels, 4 * channels, dtype=torch.float64)
+        for part in torch.split(x, 100):  # patches take four times the pictures' memory
+            patches = F.unfold(part, 2).transpose(0, 1).flatten(1)
+            total += (patches @ patches.T).double()
+        values, vectors = torch.linalg.eigh(total / (len(x) * (x[0, 0, 1:, 1:].numel())))
         # The floor keeps directions that hardly vary from being blown up into noise.
         scaled = (vectors / (values.clamp(min=0) + 5e-4).sqrt()).T.view(-1, channels, 2, 2)
         self.weight.copy_(torch.cat([scaled, -scaled]))
@@ -85,3 +89,40 @@ def cifar10_fast(classes: int, channels: int, size: tuple[int, int]) -> nn.Seque
         nn.Flatten(),
         head,
     )
+
+
+class StridedGroup(nn.Module):
+    """A convolution to half the size, then one residual convolution."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(x + self.norm2(self.conv2(x)))
+
+
+def mnist_fast(classes: int, channels: int, size: tuple[int, int]) -> nn.Sequential:
+    """Three halvings, to 16, 32 and 64 channels, the last two followed by a residual convolution.
+
+    The strides come early, so that almost all of its 1.6 million multiplications a picture are
+    spent on 49 places and less.
+    """
+    network = nn.Sequential(
+        nn.Conv2d(channels, 16, 5, stride=2, padding=2, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        StridedGroup(16, 32),
+        StridedGroup(32, 64),
+        nn.AdaptiveMaxPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, classes),
+    )
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return network

@@ -1,6 +1,7 @@
 """Batches of network input. A training batch is a function of (seed, epoch, step)."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ import torch
 from reslab.pictures import draws
 from reslab.pictures.augmentation import augment, draw_for
 from reslab.pictures.preprocessing import Preprocessing
+from reslab.pictures.reading import keep_to_one_core
 from reslab.pictures.settings import Augmentation
 from reslab.pictures.store import PixelStore
 
@@ -73,6 +75,18 @@ class TrainingBatches:
     def batch(self, epoch: int, step: int) -> Batch:
         rows = self.order(epoch)[slice(*self.bounds(step))]
         return self.inputs(rows, epoch), self.labels[rows]
+
+    def ahead(self, epoch: int, first: int) -> Iterator[Batch]:
+        """The batches of an epoch from step `first` on, the next one made while one is used."""
+        if first >= len(self):
+            return
+        with ThreadPoolExecutor(1, initializer=keep_to_one_core) as maker:
+            coming = maker.submit(self.batch, epoch, first)
+            for step in range(first, len(self)):
+                batch = coming.result()
+                if step + 1 < len(self):
+                    coming = maker.submit(self.batch, epoch, step + 1)
+                yield batch
 
     def inputs(self, rows: torch.Tensor, epoch: int) -> torch.Tensor:
         """Network input of these samples as this epoch sees them: (n, C, H, W)."""

@@ -45,7 +45,7 @@ def in_threads(
     def work_through(few: list[Item]) -> list[Result]:
         return [work(item) for item in few]
 
-    with ThreadPoolExecutor(os.cpu_count() or 1, initializer=_alone) as pool:
+    with ThreadPoolExecutor(os.cpu_count() or 1, initializer=keep_to_one_core) as pool:
         parts = iter(lambda: list(islice(source, at_once)), [])
         waiting = deque(pool.submit(work_through, part) for part in islice(parts, 16))
         try:
@@ -58,7 +58,7 @@ def in_threads(
                 future.cancel()
 
 
-def _alone() -> None:
+def keep_to_one_core() -> None:
     """Let torch's operations in this thread keep to it: the others have the other cores."""
     torch.set_num_threads(1)
 

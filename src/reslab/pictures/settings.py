@@ -33,7 +33,8 @@ class Augmentation(BaseModel):
         leaves room for the centre crop.
     rotate: degrees; the angle is uniform in [-rotate, rotate], corners become black.
     zoom: least side of a crop, as a fraction of the picture's; 1 is none.
-    shift: largest translation, as a fraction of each side.
+    shift: largest translation, as a fraction of each side, rounded to whole pixels; half a pixel
+        more makes all of them equally likely (2.5 of 32 pixels: -2 to 2, each a fifth).
     edge: what a shift brings in: "black", or the "reflect"ion of the picture at its edge.
     flip_horizontal, flip_vertical, grey: probabilities.
     flip_alternating: draw the horizontal flip once for each picture and turn it over in every

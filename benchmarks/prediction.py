@@ -1,0 +1,127 @@
+"""Prediction in bulk: reslab against the bare forward pass and timm's loader.
+
+    python benchmarks/prediction.py --photos 500
+
+A ResNet-50 with random weights predicts food10's photos. The bare pass runs the same network, as
+torch builds it, on a batch that is in memory already. Peak memory is taken of fresh processes
+that predict the photos once and ten times over.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from measuring import food_folder, in_turn, parser, seconds, table
+
+PEAK = """
+import resource, sys
+from reslab import Classifier
+paths = sys.stdin.read().splitlines()
+for _ in Classifier.load(sys.argv[1]).stream(paths):
+    pass
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def model_file(work: Path) -> Path:
+    """A ResNet-50 for 10 classes whose batch norms have statistics worth folding."""
+    from reslab.networks.catalogue import NetworkSpec, build_network
+    from reslab.networks.model_file import Model, save_model
+    from reslab.pictures.preprocessing import Preprocessing
+
+    spec = NetworkSpec("resnet50", 10, 3, (224, 224))
+    network = build_network(spec, 0)
+    record = Preprocessing(
+        size=(224, 224), mode="crop", crop_fraction=0.875, channels=3,
+        mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
+    )  # fmt: skip
+    path = work / "resnet50.safetensors"
+    classes = tuple(f"class {number}" for number in range(10))
+    save_model(path, network.state_dict(), Model(network, spec, classes, record))
+    return path
+
+
+def main() -> None:
+    options = parser(__doc__ or "")
+    options.add_argument("--photos", type=int, default=500)
+    options.add_argument("--batch", type=int, default=32)
+    given = options.parse_args()
+    folder = food_folder(given.work)
+    paths = sorted(str(path) for path in (folder / "images").rglob("*.jpg"))[: given.photos]
+    model = model_file(given.work)
+
+    from reslab import Classifier
+
+    classifier = Classifier.load(model, device="cpu")
+    network = Classifier.load(model, device="cpu").model.network
+    plain = network.to(memory_format=torch.contiguous_format)
+    batch = torch.randn(given.batch, 3, 224, 224)
+
+    def bare() -> float:
+        passes = max(1, len(paths) // given.batch)
+        with torch.inference_mode():
+            taken = seconds(lambda: [plain(batch) for _ in range(passes)])
+        return passes * given.batch / taken
+
+    def best_bare() -> float:
+        """The same pass in the layout that reslab computes in."""
+        last = batch.to(memory_format=torch.channels_last)
+        channels_last.to(memory_format=torch.channels_last)
+        passes = max(1, len(paths) // given.batch)
+        with torch.inference_mode():
+            taken = seconds(lambda: [channels_last(last) for _ in range(passes)])
+        return passes * given.batch / taken
+
+    import copy
+
+    channels_last = copy.deepcopy(plain)
+
+    def ours() -> float:
+        return len(paths) / seconds(lambda: list(classifier.stream(paths)))
+
+    def timms() -> float:
+        from PIL import Image
+        from timm.data import create_transform
+
+        how = create_transform((3, 224, 224), interpolation="bilinear", crop_pct=0.875)
+
+        class Photos(torch.utils.data.Dataset):  # type: ignore[type-arg]
+            def __len__(self) -> int:
+                return len(paths)
+
+            def __getitem__(self, index: int) -> torch.Tensor:
+                return how(Image.open(paths[index]).convert("RGB"))
+
+        def work() -> None:
+            with torch.inference_mode():
+                for x in torch.utils.data.DataLoader(Photos(), given.batch, num_workers=2):
+                    plain(x)
+
+        return len(paths) / seconds(work)
+
+    rates = in_turn(
+        {"bare": bare, "channels last": best_bare, "reslab": ours, "timm": timms}, given.repeats
+    )
+
+    def peak(times: int) -> int:
+        few = paths[:100] * times
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK, str(model)], input="\n".join(few), text=True,
+            capture_output=True, check=True,
+        )  # fmt: skip
+        return int(done.stdout.split()[-1])
+
+    table(f"prediction of {len(paths)} photos with a ResNet-50, medians of {given.repeats}", [
+        ("bare forward pass", f"{rates['bare']:.1f} photos/s"),
+        ("bare, channels last", f"{rates['channels last']:.1f} photos/s"),
+        ("timm's transforms and a DataLoader", f"{rates['timm']:.1f} photos/s"),
+        ("reslab, files to classes", f"{rates['reslab']:.1f} photos/s"),
+        ("of the bare pass", f"{rates['reslab'] / rates['bare']:.0%}"),
+        ("of the bare pass, channels last", f"{rates['reslab'] / rates['channels last']:.0%}"),
+        ("peak memory, 100 and 1,000 photos", f"{peak(1)} and {peak(10)} MiB"),
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

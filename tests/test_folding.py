@@ -1,0 +1,86 @@
+"""Folding changes the work, not the function."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from reslab.networks.catalogue import NetworkSpec, build_network
+from reslab.networks.folding import folded
+
+
+def lived_in(network):
+    """Batch norms with statistics that matter."""
+    generator = torch.Generator().manual_seed(0)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.normal_(0, 0.3, generator=generator)
+            layer.running_var.uniform_(0.5, 2, generator=generator)
+            layer.bias.data.normal_(0, 0.3, generator=generator)
+    return network.eval()
+
+
+def norms(network):
+    return sum(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "size", "left"),
+    [
+        ("resnet18", 3, 64, 0),
+        ("small-resnet", 1, 28, 0),
+        ("cifar10-resnet18", 3, 96, 0),
+        ("mnist-fast", 1, 28, 0),
+        ("cifar10-fast", 3, 32, 3),  # a pooling stands between a convolution and its norm
+    ],
+)
+def test_the_same_function(name, channels, size, left):
+    network = lived_in(build_network(NetworkSpec(name, 10, channels, (size, size)), 0))
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    x = torch.randn(4, channels, size, size)
+    found = folded(network, x[:1])
+    assert norms(found) == left
+    with torch.inference_mode():
+        torch.testing.assert_close(found(x), network(x), rtol=1e-3, atol=1e-4)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_timms_norms_with_activations_fold_too():
+    network = lived_in(timm.create_model("tf_efficientnet_lite0", num_classes=5))
+    x = torch.randn(2, 3, 64, 64)
+    found = folded(network, x[:1])
+    assert norms(found) == 0
+    with torch.inference_mode():
+        torch.testing.assert_close(found(x), network(x), rtol=1e-3, atol=1e-4)
+
+
+def test_a_convolution_used_twice_is_left_alone():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return (self.norm(y) + y).flatten(1)
+
+    network = lived_in(Twice())
+    found = folded(network, torch.randn(1, 1, 8, 8))
+    assert norms(found) == 1
+    x = torch.randn(2, 1, 8, 8)
+    with torch.inference_mode():
+        torch.testing.assert_close(found(x), network(x))
+
+
+def test_what_cannot_be_traced_stays_as_it_is():
+    class Deciding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
+
+        def forward(self, x):
+            y = self.layers(x).flatten(1)
+            return y if y.sum() > 0 else -y
+
+    network = lived_in(Deciding())
+    assert folded(network, torch.randn(1, 1, 8, 8)) is network

@@ -1,0 +1,186 @@
+"""What one command read, the next need not read again; what changed, it must."""
+
+import os
+import shutil
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from drawn_pictures import fill, picture
+from reslab.errors import InputError
+from reslab.pictures import cache, reading, remembered
+from reslab.pictures.cache import cache_folder
+from reslab.pictures.preprocessing import Preprocessing
+from reslab.pictures.sources import open_pictures
+from reslab.pictures.store import PixelStore
+
+RECORD = Preprocessing(size=(20, 24), channels=3, mean=(0, 0, 0), std=(1, 1, 1))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(remembered, "WORTH_KEEPING", 1)
+
+
+@pytest.fixture
+def settled(tmp_path, monkeypatch):
+    """A folder of pictures, read by a clock that says they were written long ago."""
+    fill(tmp_path / "照片", 6)
+    monkeypatch.setattr(remembered, "now", lambda: time.time_ns() + 10**10)
+    return tmp_path / "照片"
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """How many pictures were decoded since the list was last cleared."""
+    seen = []
+    real = reading.decode
+    monkeypatch.setattr(reading, "decode", lambda *given: seen.append(1) or real(*given))
+    return seen
+
+
+def read(folder):
+    return reading.with_keys(open_pictures(folder)).splits["train"]
+
+
+def test_files_that_did_not_change_are_not_read_again(settled, decoded):
+    first = read(settled)
+    assert len(decoded) == 18
+    decoded.clear()
+    again = read(settled)
+    assert not decoded
+    assert torch.equal(again.pixels, first.pixels)
+    assert np.array_equal(again.keys, first.keys)
+    assert again.paths == first.paths
+
+
+def test_a_changed_and_a_new_file_are_read_and_the_others_not(settled, decoded):
+    first = read(settled)
+    decoded.clear()
+    size = (settled / "猫" / "000.png").stat().st_size
+    picture(1, 77).save(settled / "猫" / "000.png")  # another picture under the same name
+    shutil.copy(settled / "狗" / "001.png", settled / "狗" / "twin.png")
+    changed = read(settled)
+    assert len(decoded) == 2, f"it had {size} bytes"
+    row = changed.paths.index("猫/000.png")
+    assert changed.keys[row] != first.keys[first.paths.index("猫/000.png")]
+    fresh = reading.decode((settled / "猫" / "000.png").read_bytes(), 3)
+    assert torch.equal(changed.pixels[row], fresh)
+    twins = [changed.paths.index(f"狗/{name}.png") for name in ("001", "twin")]
+    assert changed.keys[twins[0]] == changed.keys[twins[1]]
+
+
+def test_times_put_back_do_not_hide_a_change(settled, decoded):
+    """The same size and the same modification time; only the inode's own time tells."""
+    read(settled)
+    path = settled / "猫" / "000.png"
+    before = path.stat()
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    with pytest.raises(InputError, match=r"000\.png"):
+        read(settled)
+
+
+def test_a_file_written_just_before_is_not_trusted(tmp_path, decoded):
+    fill(tmp_path / "照片", 6)
+    read(tmp_path / "照片")
+    decoded.clear()
+    read(tmp_path / "照片")
+    assert len(decoded) == 18
+
+
+def test_a_damaged_table_costs_time_and_nothing_else(settled, decoded):
+    first = read(settled)
+    (table,) = (cache_folder() / "read").iterdir()
+    whole = table.read_bytes()
+    for place in (3, len(whole) // 2, len(whole) - 1):
+        damaged = bytearray(whole)
+        damaged[place] ^= 4
+        table.write_bytes(damaged)
+        decoded.clear()
+        assert torch.equal(read(settled).pixels, first.pixels)
+        assert len(decoded) == 18
+        table.unlink(missing_ok=True)
+        for other in (cache_folder() / "read").iterdir():
+            other.unlink()
+    table.write_bytes(whole[: len(whole) // 2])
+    assert torch.equal(read(settled).pixels, first.pixels)
+
+
+def test_unreadable_files_are_named_each_time(settled):
+    (settled / "猫" / "000.png").write_bytes(b"no picture")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"000\.png: not a picture"):
+            read(settled)
+        left = reading.with_keys(open_pictures(settled), leave_out=True)
+        assert left.counts()["train"] == 17
+        assert len(left.left_out) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(settled, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "file" / "below"))
+    assert len(read(settled)) == 18
+    store = PixelStore(mixed(tmp_path), RECORD, budget=0)
+    assert store.take(torch.tensor([0])).shape == (1, 3, 20, 24)
+
+
+def test_the_oldest_give_way(tmp_path, monkeypatch):
+    for age, name in enumerate(("new", "middle", "old")):
+        (tmp_path / name).write_bytes(bytes(100))
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    monkeypatch.setattr(cache, "LIMIT", 300)
+    cache.make_room(tmp_path, 100)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["middle", "new"]
+    cache.make_room(tmp_path, 300)
+    assert not list(tmp_path.iterdir())
+
+
+def mixed(tmp_path):
+    """Pictures of several sizes: they are not kept as they are."""
+    for kind, name in enumerate(("甲", "乙")):
+        (tmp_path / "mixed" / name).mkdir(parents=True, exist_ok=True)
+        for number in range(4):
+            picture(kind, number, (30 + number, 40)).save(tmp_path / f"mixed/{name}/{number}.png")
+    samples = read(tmp_path / "mixed")
+    assert samples.pixels is None
+    return samples
+
+
+def test_a_store_over_its_budget_is_a_file_that_the_next_run_uses(tmp_path, decoded, monkeypatch):
+    samples = mixed(tmp_path)
+    rows = torch.tensor([5, 0, 7])
+    expected = PixelStore(samples, RECORD).take(rows)
+    assert torch.equal(PixelStore(samples, RECORD, budget=0).take(rows), expected)
+    (path,) = (cache_folder() / "pixels").iterdir()
+    monkeypatch.setattr(PixelStore, "_read", None)  # nothing is decoded any more
+    again = PixelStore(samples, RECORD, budget=0)
+    assert torch.equal(again.take(rows), expected)
+    assert path.stat().st_size == 8 * 3 * 20 * 24 + 8 * 4 + 16
+
+
+def test_a_damaged_row_of_the_file_is_decoded_again(tmp_path):
+    samples = mixed(tmp_path)
+    rows = torch.tensor([5, 0, 7])
+    expected = PixelStore(samples, RECORD, budget=0).take(rows)
+    (path,) = (cache_folder() / "pixels").iterdir()
+    data = bytearray(path.read_bytes())
+    data[100] ^= 8  # in row 0
+    path.write_bytes(data)
+    assert torch.equal(PixelStore(samples, RECORD, budget=0).take(rows), expected)
+    path.write_bytes(data[:-5])  # cut off: written anew
+    assert torch.equal(PixelStore(samples, RECORD, budget=0).take(rows), expected)
+
+
+def test_another_target_is_another_file(tmp_path):
+    samples = mixed(tmp_path)
+    PixelStore(samples, RECORD, budget=0)
+    PixelStore(samples, RECORD.model_copy(update={"interpolation": "bicubic"}), budget=0)
+    assert len(list((cache_folder() / "pixels").iterdir())) == 2
