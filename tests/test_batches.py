@@ -65,6 +65,33 @@ def test_augmentation_changes_with_the_epoch_and_repeats_with_the_address():
     assert not torch.equal(later, found.inputs(labels, epoch=0))
 
 
+@pytest.mark.parametrize("first", [0, 2, 3, 4])
+def test_batches_made_ahead_are_the_same_batches(first):
+    found = batches(augmentation=Augmentation(shift=0.5, brightness=0.1))
+    ahead = list(found.ahead(2, first))
+    assert len(ahead) == 4 - first
+    for step, (x, labels) in enumerate(ahead, first):
+        alone = found.batch(2, step)
+        assert torch.equal(x, alone[0])
+        assert torch.equal(labels, alone[1])
+
+
+def test_making_ahead_ends_with_who_asked(monkeypatch):
+    """A loop that is left takes its thread with it, and an error is the loop's own."""
+    import threading
+
+    found = batches()
+    before = threading.active_count()
+    ahead = found.ahead(0, 0)
+    next(ahead)
+    ahead.close()
+    assert threading.active_count() == before
+    monkeypatch.setattr(found, "inputs", lambda rows, epoch: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        next(found.ahead(0, 0))
+    assert threading.active_count() == before
+
+
 def test_evaluation_is_in_order_and_plain():
     store = batches(10).store
     parts = list(evaluation_batches(store, RECORD, 4))

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from reslab.pictures.decoding import UnreadablePictureError, decode, with_channels
+from reslab.pictures.preprocessing import Preprocessing
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -118,3 +119,62 @@ def test_luma_of_a_batch_is_pillows():
     batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     expected = np.asarray(Image.fromarray(pixels).convert("L"))
     assert np.array_equal(with_channels(batch, 1)[0, 0].numpy(), expected)
+
+
+def photo(size=(1200, 900)) -> Image.Image:
+    """Smooth shapes with sharp edges and some noise, as a camera's picture has."""
+    rng = np.random.default_rng(5)
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    pixels = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC)).astype(np.float64)
+    pixels[200:400, 300:700] = (250, 30, 40)
+    pixels += rng.normal(0, 6, pixels.shape)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["squash", "crop", "letterbox"])
+@pytest.mark.parametrize("kind", ["RGB", "L", "CMYK"])
+def test_a_large_jpeg_decoded_smaller_fits_as_the_whole_one(mode, kind):
+    data = encoded(photo().convert(kind), "JPEG", quality=92)
+    record = Preprocessing(
+        size=(120, 100), mode=mode, crop_fraction=0.9 if mode == "crop" else 1,
+        channels=3, mean=(0.5,) * 3, std=(1,) * 3,
+    )  # fmt: skip
+    whole = record.fit(decode(data, 3)[None])[0]
+    found = record.read(data)
+    assert decode(data, 3, 240).shape[-1] < 1200  # it was decoded smaller
+    difference = (whole.int() - found.int()).abs()
+    assert difference.float().mean() < 0.7
+    assert difference.max() <= 24  # of 255, at the sharp edges
+
+
+def test_only_what_stays_large_enough_is_decoded_smaller():
+    data = encoded(photo(), "JPEG")
+    assert decode(data, 3, 450).shape == (3, 450, 600)
+    assert decode(data, 3, 451).shape == (3, 900, 1200)
+    assert decode(encoded(photo()), 3, 100).shape == (3, 900, 1200)  # a PNG
+
+
+def test_a_truncated_jpeg_is_refused_at_any_size():
+    data = encoded(photo(), "JPEG")
+    for cut in (0.2, 0.6, 0.95):
+        for least in (None, 100, 400):
+            with pytest.raises(UnreadablePictureError):
+                decode(data[: int(len(data) * cut)], 3, least)
+
+
+@pytest.mark.parametrize("kind", ["RGB", "RGBA", "P", "LA", "CMYK", "YCbCr", "L", "1"])
+def test_grey_of_the_file_is_grey_of_its_colours(kind):
+    image = Image.fromarray(rgb((9, 7))).convert(kind)
+    data = encoded(image, "TIFF" if kind in ("CMYK", "YCbCr") else "PNG")
+    assert torch.equal(decode(data, 1), with_channels(decode(data, 3)[None], 1)[0])
+
+
+def test_warnings_are_as_before_after_many_threads_decoded():
+    import warnings
+    from concurrent.futures import ThreadPoolExecutor
+
+    data = encoded(photo((64, 64)))
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: decode(data, 3), range(200)))
+    assert list(warnings.filters) == before

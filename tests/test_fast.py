@@ -78,7 +78,7 @@ def test_muon_trains_convolutions_by_matrices_and_the_rest_by_sgd():
         (group["orthogonal"], group["peak"]): {names[id(p)] for p in group["params"]}
         for group in optimizer.param_groups
     }
-    assert {name.split(".")[-2] for name in kinds[True, 0.24]} == {"conv1", "conv2"}
+    assert {name.split(".")[-2] for name in kinds[True, settings.lr]} == {"conv1", "conv2"}
     assert kinds[False, settings.head_lr] == {"7.weight"}
     assert {name.split(".")[-2] for name in kinds[False, settings.bias_lr]} == {
         "norm1",

@@ -95,6 +95,10 @@ def test_schedules():
     cosine = [rate_factor(Schedule(name="cosine"), step, 100) for step in range(100)]
     assert cosine[0] == 1
     assert cosine == sorted(cosine, reverse=True)
+    linear = [rate_factor(Schedule(name="linear"), step, 100) for step in range(100)]
+    assert linear[0] == 1
+    assert linear[-1] == pytest.approx(0.01)
+    assert linear[50] == pytest.approx(0.5)
     warm = [rate_factor(Schedule(name="constant", warmup=0.1), step, 100) for step in range(100)]
     assert warm[:10] == sorted(warm[:10])
     assert set(warm[10:]) == {1.0}

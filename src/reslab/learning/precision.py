@@ -40,19 +40,18 @@ def choose_precision(
         return "fp32", f"auto: bf16 is not tried on {device}"
     if not _computes_in_bf16():
         return "fp32", "auto: the processor has no bf16 instructions"
-    clock = _Steps(network, as_input(x, device), labels)
-    alone = clock.seconds("fp32")
-    if alone * steps < SHORT:
-        return "fp32", "auto: too short a run to measure bf16"
-    place = _place(network, x)
+    place = _place(network, x, steps)
     if (known := _recall(place)) is not None:
         return known
-    found = _measure(clock, alone)
+    found = _measure(_Steps(network, as_input(x, device), labels), steps)
     _remember(place, found)
     return found
 
 
-def _measure(clock: "_Steps", first: float) -> tuple[str, str]:
+def _measure(clock: "_Steps", steps: int) -> tuple[str, str]:
+    full = [clock.seconds("fp32")]
+    if full[0] * steps < SHORT:
+        return "fp32", "auto: too short a run to measure bf16"
     logits, gradients = clock.results("fp32")
     logits16, gradients16 = clock.results("bf16")
     error = float((logits16 - logits).norm() / (logits - logits.mean(0)).norm().clamp(min=1e-12))
@@ -62,7 +61,7 @@ def _measure(clock: "_Steps", first: float) -> tuple[str, str]:
             "fp32",
             f"auto: bf16 is off by {error:.1%} in logits, cosine {cosine:.3f} in gradients",
         )
-    full, half = [first], [clock.seconds("bf16")]
+    half = [clock.seconds("bf16")]
     for _ in range(2):  # in turn, so that a slow moment meets both
         full.append(clock.seconds("fp32"))
         half.append(clock.seconds("bf16"))
@@ -111,11 +110,12 @@ def _computes_in_bf16() -> bool:
     return False
 
 
-def _place(network: nn.Module, x: torch.Tensor) -> Path:
-    """Where the finding for this machine, network and input is kept."""
+def _place(network: nn.Module, x: torch.Tensor, steps: int) -> Path:
+    """Where the finding for this machine, network, input and length of run is kept."""
     shapes = [(key, *value.shape) for key, value in network.state_dict().items()]
     trained = [p.requires_grad for p in network.parameters()]
-    facts = (device_name("cpu"), torch.__version__, tuple(x.shape), shapes, trained, str(network))
+    made_of = (tuple(x.shape), shapes, trained, str(network), steps)
+    facts = (device_name("cpu"), torch.__version__, *made_of)
     digest = hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
     return cache_folder() / "precision" / f"{digest}.json"
 
