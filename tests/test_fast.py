@@ -7,13 +7,14 @@ import torch.nn.functional as F
 from torch import nn
 
 import reslab
+from reslab.learning import preparation
 from reslab.learning.loop import TrainingState, _pass
 from reslab.learning.optimizers import Muon, build_optimizer, orthogonalised
+from reslab.learning.preparation import DataSource, fit_first_layer, prepare, smallest_pass
 from reslab.learning.recipe import Optimizer, Recipe, load_recipe
 from reslab.networks.catalogue import NetworkSpec, build_network
 from reslab.networks.fast import Whitening
 from reslab.networks.inference import averaged
-from reslab.pictures import draws
 from reslab.pictures.augmentation import augment, draw_for
 from reslab.pictures.settings import Augmentation
 
@@ -235,9 +236,51 @@ def test_the_model_carries_its_averaging(photos, tmp_path):
         assert guess.probability == pytest.approx(float(logits.softmax(0).max()), rel=1e-4)
 
 
-def test_every_draw_has_its_address():
-    a, b = Whitening(3), Whitening(3)
-    x = torch.rand(8, 3, 10, 10, generator=draws.generator(0, "test"))
-    a.fit(x)
-    b.fit(x)
-    assert torch.equal(a.weight, b.weight)
+def whitening(data, seed, **more):
+    prepared = prepare(DataSource.named(data).read(), small(seed=seed, **more))
+    return prepared.network[0].weight.clone(), prepared
+
+
+def test_whitening_has_its_address(photos, monkeypatch):
+    """The pictures it learns from depend on the seed alone, and no global stream is touched."""
+    monkeypatch.setattr(preparation, "WHITENED", 5)
+    one, prepared = whitening(photos, 1)
+    state = torch.random.get_rng_state()
+    fit_first_layer(prepared.network, prepared.batches, 1)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(prepared.network[0].weight, one)
+    assert not torch.equal(whitening(photos, 2)[0], one)
+
+
+@pytest.mark.parametrize("train", ["all", "head"])
+def test_a_warm_start_keeps_its_whitening(photos, tmp_path, train):
+    """The layers after it were trained on these very directions."""
+    run = reslab.train(photos, recipe=small(epochs=1), out=tmp_path / "run", quiet=True)
+    before = reslab.Classifier.load(run.path).model.network[0].weight
+    after, _ = whitening(photos, 7, weights=str(run.model), train=train)
+    assert torch.equal(after, before)
+
+
+def test_no_pass_holds_one_picture():
+    """26 pictures in batches of 13 in parts of 4: parts of 4 and 3, not one of 1."""
+
+    class Batches:
+        smallest = 13
+
+    recipe = Recipe(batch_size=13, micro_batch=4)
+    assert smallest_pass(recipe, Batches()) == 3
+    assert smallest_pass(recipe.model_copy(update={"micro_batch": None}), Batches()) == 13
+    sizes = []
+
+    class Watching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(16, 3)
+
+        def forward(self, x):
+            sizes.append(len(x))
+            return self.layer(x.flatten(1))
+
+    plain = torch.autocast("cpu", torch.bfloat16, enabled=False)
+    _pass(Watching(), torch.randn(13, 1, 4, 4), torch.zeros(13).long(), recipe, plain)
+    assert sizes == [4, 3, 3, 3]

@@ -56,6 +56,31 @@ def test_help_and_errors_do_not_import_torch(words):
     assert done.returncode == 0, done.stderr
 
 
+def test_reading_files_leaves_training_its_threads(split_photos):
+    """Worker threads keep to a core each; the process must not be left with one thread."""
+    alone = subprocess.run(
+        [sys.executable, "-c", "import torch; print(torch.get_num_threads())"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    usual = int(alone.stdout)
+    code = (
+        "import sys, reslab.pictures.reading as reading\n"
+        "from reslab.pictures.sources import open_pictures\n"
+        "reading.with_keys(open_pictures(sys.argv[1]))\n"
+        "import torch, threading\n"
+        "counts = [torch.get_num_threads()]\n"
+        "later = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))\n"
+        "later.start(), later.join()\n"
+        "counts += reading.in_threads(lambda _: torch.get_num_threads(), [0])\n"
+        "print(counts)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(split_photos)], capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.stdout.strip() == f"[{usual}, {usual}, 1]", done.stderr
+
+
 def test_everything_exported_exists():
     for name in reslab.__all__:
         assert getattr(reslab, name) is not None

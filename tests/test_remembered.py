@@ -88,6 +88,49 @@ def test_times_put_back_do_not_hide_a_change(settled, decoded):
         read(settled)
 
 
+def test_a_new_file_in_one_split_costs_one_decoding(tmp_path, decoded, monkeypatch):
+    fill(tmp_path / "d" / "train", 6)
+    fill(tmp_path / "d" / "test", 3, start=50)
+    monkeypatch.setattr(remembered, "now", lambda: time.time_ns() + 10**10)
+    reading.with_keys(open_pictures(tmp_path / "d"))
+    picture(1, 99).save(tmp_path / "d" / "train" / "猫" / "new.png")
+    (tmp_path / "d" / "test" / "猫" / "050.png").write_bytes(b"no picture")
+    decoded.clear()
+    reading.with_keys(open_pictures(tmp_path / "d"), leave_out=True)
+    assert len(decoded) == 2
+    decoded.clear()
+    reading.with_keys(open_pictures(tmp_path / "d"), leave_out=True)
+    assert len(decoded) == 1  # the broken one, each time
+
+
+def test_absolute_paths_in_a_list_are_remembered_too(settled, tmp_path, decoded):
+    lines = [f"{path} {path.parent.name}" for path in sorted(settled.rglob("*.png"))]
+    (tmp_path / "train.txt").write_text("\n".join(lines), "utf-8")
+    read(tmp_path / "train.txt")
+    decoded.clear()
+    read(tmp_path / "train.txt")
+    assert not decoded
+
+
+def test_a_moment_of_little_memory_is_not_remembered(settled, monkeypatch):
+    with monkeypatch.context() as short:
+        short.setattr(reading, "memory_budget", lambda: 10)
+        assert read(settled).pixels is None
+    assert read(settled).pixels is not None
+
+
+def test_a_cache_that_may_only_be_read_is_used(settled, decoded, monkeypatch):
+    read(settled)
+    decoded.clear()
+
+    def refuse(*given, **more):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "utime", refuse)
+    read(settled)
+    assert not decoded
+
+
 def test_a_file_written_just_before_is_not_trusted(tmp_path, decoded):
     fill(tmp_path / "照片", 6)
     read(tmp_path / "照片")
@@ -133,14 +176,28 @@ def test_a_cache_that_cannot_be_written_is_done_without(settled, tmp_path, monke
 
 
 def test_the_oldest_give_way(tmp_path, monkeypatch):
-    for age, name in enumerate(("new", "middle", "old")):
+    others = ["holiday.jpg", ".x.u8.4711.tmp", "notes.safetensors"]
+    for age, name in enumerate(("new.u8", "middle.u8", "old.u8", *others)):
         (tmp_path / name).write_bytes(bytes(100))
-        os.utime(tmp_path / name, (1000 - age, 1000 - age))
-    monkeypatch.setattr(cache, "LIMIT", 300)
-    cache.make_room(tmp_path, 100)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["middle", "new"]
-    cache.make_room(tmp_path, 300)
-    assert not list(tmp_path.iterdir())
+        os.utime(tmp_path / name, (time.time() - age - 10, time.time() - age - 10))
+    (tmp_path / "folder").mkdir()
+    usage = shutil.disk_usage(tmp_path)._replace(free=500)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(cache, "LEAST", 300)
+
+    def left():
+        return sorted(path.name for path in tmp_path.glob("[!.]*.u8"))
+
+    assert cache.make_room(tmp_path / "another.u8", 100)
+    assert left() == ["middle.u8", "new.u8"]
+    cache.keep(tmp_path / "middle.u8")
+    assert cache.make_room(tmp_path / "another.u8", 300)
+    assert left() == ["middle.u8"]  # this process works with it
+    assert not cache.make_room(tmp_path / "another.u8", 301)
+    assert all((tmp_path / name).exists() for name in others)  # not ours to delete
+    os.utime(tmp_path / others[1], (0, 0))  # left behind by a process long ended
+    assert cache.make_room(tmp_path / "another.u8", 1)
+    assert not (tmp_path / others[1]).exists()
 
 
 def mixed(tmp_path):

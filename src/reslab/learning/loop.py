@@ -153,7 +153,8 @@ def _pass(
     size = recipe.micro_batch or len(labels)
     parts = -(-len(labels) // size)
     loss_sum, hits = 0.0, 0
-    for part, wanted in zip(x.chunk(parts), labels.chunk(parts), strict=True):
+    # Even parts, as the batches are: see TrainingBatches.bounds.
+    for part, wanted in zip(x.tensor_split(parts), labels.tensor_split(parts), strict=True):
         with autocast:
             logits = network(part).float()
         loss = F.cross_entropy(logits, wanted, label_smoothing=recipe.label_smoothing)

@@ -101,7 +101,7 @@ def _groups(settings: Optimizer, network: nn.Module, head: tuple[str, ...]) -> l
         peak = settings.lr
         if name.startswith(head):
             peak = settings.head_lr or peak
-        elif parameter.ndim == 1:
+        elif name.endswith("bias"):
             peak = settings.bias_lr or peak
         orthogonal = settings.name == "muon" and parameter.ndim == 4
         found.setdefault((peak, orthogonal), []).append(parameter)

@@ -22,9 +22,18 @@ GRADIENTS_AGREE = 0.95  # cosine between the gradients of all weights
 
 
 def choose_precision(
-    asked: str, network: nn.Module, x: torch.Tensor, labels: torch.Tensor, steps: int, device: str
+    asked: str,
+    network: nn.Module,
+    x: torch.Tensor,
+    labels: torch.Tensor,
+    steps: int,
+    device: str,
+    *,
+    train_mode: bool = True,
 ) -> tuple[str, str]:
     """(precision, why) for `steps` training steps on batches such as (x, labels).
+
+    train_mode: whether the network is in training mode, as opposed to frozen, during a step.
 
     On a CPU "auto" is bf16 only if the processor computes in it, its logits and gradients agree
     with fp32's, and a step is measured to be faster; the finding is kept in the cache, so that
@@ -43,7 +52,10 @@ def choose_precision(
     place = _place(network, x, steps)
     if (known := _recall(place)) is not None:
         return known
-    found = _measure(_Steps(network, as_input(x, device), labels), steps)
+    try:
+        found = _measure(_Steps(network, as_input(x, device), labels, train_mode), steps)
+    except (RuntimeError, ValueError) as error:  # an operation that knows no bf16
+        return "fp32", f"auto: bf16 cannot be tried ({str(error).strip().splitlines()[0]})"
     _remember(place, found)
     return found
 
@@ -75,8 +87,10 @@ def _measure(clock: "_Steps", steps: int) -> tuple[str, str]:
 class _Steps:
     """Training steps on a copy of the network, without a trace on the network itself."""
 
-    def __init__(self, network: nn.Module, x: torch.Tensor, labels: torch.Tensor) -> None:
-        self._network = copy.deepcopy(network).train()
+    def __init__(
+        self, network: nn.Module, x: torch.Tensor, labels: torch.Tensor, train_mode: bool
+    ) -> None:
+        self._network = copy.deepcopy(network).train(train_mode)
         self._x, self._labels = x, labels
 
     def seconds(self, precision: str) -> float:

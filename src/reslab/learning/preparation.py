@@ -17,8 +17,8 @@ from reslab.networks.pretrained import load_pretrained, pretrained_preprocessing
 from reslab.pictures import draws
 from reslab.pictures.batches import TrainingBatches
 from reslab.pictures.preprocessing import Preprocessing
-from reslab.pictures.reading import SMALL, Track, read_picture, untracked, with_keys
-from reslab.pictures.settings import Augmentation
+from reslab.pictures.reading import Track, in_threads, read_picture, untracked, with_keys
+from reslab.pictures.settings import SMALL, Augmentation
 from reslab.pictures.sources import open_pictures
 from reslab.pictures.splitting import complete_splits, split_notes
 from reslab.pictures.store import PixelStore
@@ -26,6 +26,7 @@ from reslab.pictures.table import Pictures, Samples
 
 _PEEKED = 64
 _STATISTICS_FROM = 2000
+WHITENED = 5000  # pictures that a whitening layer learns from, at most
 
 
 @dataclass(frozen=True)
@@ -151,12 +152,17 @@ def _statistics(
     """Mean and standard deviation a channel of up to 2,000 training pictures, in [0, 1]."""
     channels = settled["channels"]
     plain = settled | {"mean": (0.0,) * channels, "std": (1.0,) * channels}
-    fit = Preprocessing.model_validate(plain).fit
     total = torch.zeros(channels, dtype=torch.float64)
     squares = torch.zeros(channels, dtype=torch.float64)
     rows = _spread(len(samples), _STATISTICS_FROM)
-    for row in rows:
-        pixels = fit(read_picture(samples, row, channels)[None])[0].double() / 255
+    record = Preprocessing.model_validate(plain)
+
+    def fitted(row: int) -> torch.Tensor:
+        pixels = read_picture(samples, row, channels, record.read)
+        return record.fit(pixels[None])[0]  # held pixels are still as they were read
+
+    for found in in_threads(fitted, rows):
+        pixels = found.double() / 255
         total += pixels.mean(dim=(1, 2))
         squares += (pixels * pixels).mean(dim=(1, 2))
     mean = total / len(rows)
@@ -225,20 +231,29 @@ def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Pre
         shuffle=recipe.shuffle,
         seed=recipe.seed,
     )
-    fit_first_layer(network, batches, recipe.seed)
-    if batches.smallest == 1 and recipe.train == "all":
+    whole = whole.with_notes(*{store.note for store in stores.values() if store.note})
+    if recipe.weights == "none":
+        fit_first_layer(network, batches, recipe.seed)
+    if smallest_pass(recipe, batches) == 1 and recipe.train == "all":
         _refuse_lone_picture(network, spec, recipe.batch_size)
     return Prepared(
         whole, carved, recipe, preprocessing, spec, network, stores, batches, fingerprint
     )
 
 
+def smallest_pass(recipe: Recipe, batches: TrainingBatches) -> int:
+    """How many pictures go through the network together, at least."""
+    passes = -(-batches.smallest // (recipe.micro_batch or batches.smallest))
+    return batches.smallest // passes
+
+
 def fit_first_layer(network: nn.Module, batches: TrainingBatches, seed: int) -> None:
-    """Let a whitening layer learn the statistics of up to 5,000 training pictures."""
+    """Let a whitening layer learn from some training pictures, drawn by the seed."""
     for layer in network.modules():
         if isinstance(layer, Whitening):
             count = len(batches.store)
-            rows = torch.randperm(count, generator=draws.generator(seed, "whitening"))[:5000]
+            rows = torch.randperm(count, generator=draws.generator(seed, "whitening"))
+            rows = rows[:WHITENED]
             plain = batches.preprocessing(batches.store.take(rows))
             layer.fit(plain)
 

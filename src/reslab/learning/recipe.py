@@ -53,7 +53,8 @@ class Inputs(_Part):
 class Optimizer(_Part):
     """[optimizer] lr is the peak where the schedule has one.
 
-    bias_lr, head_lr: peaks of their own for all biases and for the last layer; else lr.
+    bias_lr, head_lr: peaks of their own for the biases, batch norms' included, and for the last
+        layer; else lr.
     weight_decay: as torch's optimiser of the name has it.
     With "muon", lr, momentum and nesterov hold for the convolutions' weights, which need no decay;
     the others are trained by SGD with Nesterov momentum `sgd_momentum`, and `weight_decay` is the

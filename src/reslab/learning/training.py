@@ -92,9 +92,10 @@ def train(
     source = DataSource.named(data, test, val, root, data_root, leave_out_unreadable)
     pictures = source.read(display.track)
     chosen = (chosen or default_recipe(pictures)).with_fields(changes)
-    prepared, precision_reason = _with_precision(prepare(pictures, chosen, display.track), device)
     run = Run(out) if out is not None else Run(new_run_folder(chosen.name, str(data)))
     _refuse_inside_data(run.path, Path(str(data)).expanduser())
+    prepared = prepare(pictures, chosen, display.track)
+    prepared, precision_reason = _with_precision(prepared, device)
     run.create(overwrite=overwrite)
     run.write_recipe(prepared.recipe)
     run.write_info(
@@ -137,11 +138,13 @@ def resume(
 def _with_precision(prepared: Prepared, device: str) -> tuple[Prepared, str]:
     """The precision settled, so that the run's recipe gives the same run again, and why."""
     recipe, batches = prepared.recipe, prepared.batches
-    rows = torch.arange(min(recipe.micro_batch or recipe.batch_size, len(batches.store)))
+    rows = torch.arange(min(recipe.micro_batch or recipe.batch_size, len(batches.store), 64))
     network = prepared.network.to(device)
     x, labels = batches.inputs(rows, epoch=0), batches.labels[rows]
     passes = recipe.epochs * len(batches.store) // len(rows)
-    precision, reason = choose_precision(recipe.precision, network, x, labels, passes, device)
+    precision, reason = choose_precision(
+        recipe.precision, network, x, labels, passes, device, train_mode=recipe.train == "all"
+    )
     recipe = recipe.with_fields({"precision": precision})
     return replace(prepared, recipe=recipe), reason
 

@@ -8,7 +8,7 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 _FOLDABLE = ("Conv2d", "Conv2dSame")  # timm's pads by itself and is a convolution otherwise
-_CLOSE = 1e-3  # relative; folding rounds, and does no more
+_CLOSE = 1e-4  # relative; folding rounds, and does no more
 
 
 class _Layers(fx.Tracer):

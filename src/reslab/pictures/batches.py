@@ -63,14 +63,15 @@ class TrainingBatches:
 
     def order(self, epoch: int) -> torch.Tensor:
         """The rows of the samples in the order in which this epoch meets them."""
-        if self._order[0] != epoch:
+        known, rows = self._order
+        if known != epoch:
             count = len(self.store)
             if self.shuffle:
                 rows = torch.randperm(count, generator=draws.generator(self.seed, "order", epoch))
             else:
                 rows = torch.arange(count)
             self._order = (epoch, rows)
-        return self._order[1]
+        return rows
 
     def batch(self, epoch: int, step: int) -> Batch:
         rows = self.order(epoch)[slice(*self.bounds(step))]

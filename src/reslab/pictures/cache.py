@@ -1,9 +1,13 @@
 """The user's cache folder: what can be made again, and so may be deleted at any time."""
 
 import os
+import shutil
+import time
 from pathlib import Path
 
-LIMIT = 8 << 30  # bytes that the remembered pixels may take before the oldest give way
+LEAST = 8 << 30  # bytes that a kind of file may take in the cache; half of the free disk if more
+_DAY = 86_400.0
+_in_use: set[Path] = set()
 
 
 def cache_folder() -> Path:
@@ -16,17 +20,39 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "reslab"
 
 
-def make_room(folder: Path, needed: int) -> None:
-    """Delete the files of a cache folder that were used longest ago until `needed` bytes fit."""
-    held = sorted(
-        (
-            (entry.stat().st_mtime, entry.stat().st_size, Path(entry))
-            for entry in os.scandir(folder)
-        ),
-        reverse=True,
-    )
-    room = LIMIT - needed
-    for _, size, path in held:
+def keep(path: Path) -> None:
+    """Let this process make no room by deleting a file it works with."""
+    _in_use.add(path)
+
+
+def make_room(path: Path, needed: int) -> bool:
+    """Whether a file of `needed` bytes may be written to `path` in the cache.
+
+    Files of its kind beside it that were used longest ago are deleted until it fits, and what an
+    ended process left half written. Raises OSError.
+    """
+    limit = max(LEAST, shutil.disk_usage(path.parent).free // 2)
+    if needed > min(limit, shutil.disk_usage(path.parent).free):
+        return False
+    held = []
+    for other in path.parent.iterdir():
+        try:
+            found = other.stat()
+        except FileNotFoundError:
+            continue
+        if _is_leftover(other, path.suffix):
+            if time.time() - found.st_mtime > _DAY:
+                other.unlink(missing_ok=True)
+        elif other.suffix == path.suffix:
+            held.append((found.st_mtime, found.st_size, other))
+    room = limit - needed
+    for _, size, other in sorted(held, reverse=True):
         room -= size
-        if room < 0:
-            path.unlink(missing_ok=True)
+        if room < 0 and other not in _in_use and other != path:
+            other.unlink(missing_ok=True)
+    return True
+
+
+def _is_leftover(path: Path, suffix: str) -> bool:
+    """A temporary file of ours: .NAME.SUFFIX.PROCESS.tmp."""
+    return path.name.startswith(".") and path.name.endswith(".tmp") and f"{suffix}." in path.name

@@ -5,7 +5,6 @@ What a file may hold: grey, RGB, palette, alpha (laid over white), 16 bits a cha
 """
 
 import io
-import threading
 import warnings
 
 import numpy as np
@@ -15,34 +14,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 WHITE = (255, 255, 255, 255)
 
 
-class _Silence:
-    """Pillow's warnings kept quiet while any thread decodes: its errors come after them.
-
-    `warnings.catch_warnings` swaps the filters of all threads, so the first in sets them and the
-    last out puts them back.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._saved = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._saved = warnings.catch_warnings()
-                self._saved.__enter__()
-                warnings.simplefilter("ignore")
-            self._inside += 1
-
-    def __exit__(self, *details: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._saved.__exit__(None, None, None)
-
-
-_silence = _Silence()
+# What makes Pillow warn makes it raise where it matters. Warnings cannot be silenced around a
+# call: the filters are the whole process's, and pictures are decoded by many threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class UnreadablePictureError(ValueError):
@@ -59,7 +33,7 @@ def decode(data: bytes, channels: int, least: int | None = None) -> torch.Tensor
     if not data:
         raise UnreadablePictureError("the file is empty")
     try:
-        with _silence, Image.open(io.BytesIO(data)) as opened:
+        with Image.open(io.BytesIO(data)) as opened:
             if least is not None:
                 opened.draft(opened.mode, (least, least))
             opened.load()

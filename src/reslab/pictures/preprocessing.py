@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reslab.pictures.decoding import decode
-from reslab.pictures.settings import Interpolation, Mean, Mode, Size, Std
+from reslab.pictures.settings import SMALL, Interpolation, Mean, Mode, Size, Std
 
 
 class Preprocessing(BaseModel):
@@ -44,9 +44,12 @@ class Preprocessing(BaseModel):
     def read(self, data: bytes) -> torch.Tensor:
         """The picture in a file's bytes, fitted: uint8 (C, *size). Raises UnreadablePictureError.
 
-        A large JPEG is decoded at no less than twice the size it is brought to.
+        A large JPEG is decoded at no less than twice the size it is brought to, unless single
+        pixels are wanted (nearest).
         """
-        least = math.ceil(2 * max(self.size) / self.crop_fraction)
+        least = max(2 * SMALL, math.ceil(2 * max(self.size) / self.crop_fraction))
+        if self.interpolation == "nearest":
+            return self.fit(decode(data, self.channels)[None])[0]
         return self.fit(decode(data, self.channels, least)[None])[0]
 
     def fit(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -8,20 +8,22 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from reslab.errors import InputError
 from reslab.pictures import remembered
 from reslab.pictures.decoding import UnreadablePictureError, decode, with_channels
 from reslab.pictures.files import printable
+from reslab.pictures.settings import SMALL
 from reslab.pictures.table import Pictures, Samples
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-SMALL = 64  # pixels a side: up to here pictures are "small", above they are photos
 
 
 class Track(Protocol):
@@ -59,8 +61,13 @@ def in_threads(
 
 
 def keep_to_one_core() -> None:
-    """Let torch's operations in this thread keep to it: the others have the other cores."""
-    torch.set_num_threads(1)
+    """Let torch's operations in this thread keep to it: the others have the other cores.
+
+    torch.set_num_threads would set the number of threads that start later too. This thread's own
+    number is OpenMP's, once torch has set it up.
+    """
+    torch.get_num_threads()
+    threadpool_limits(1, user_api="openmp")
 
 
 def content_key(data: bytes) -> int:
@@ -81,7 +88,7 @@ def with_keys(pictures: Pictures, *, leave_out: bool = False, track: Track = unt
             keys = [content_key(pixels.numpy().tobytes()) for pixels in samples.pixels]
             splits[name] = replace(samples, keys=np.array(keys, dtype=np.uint64))
         else:
-            splits[name], unread = _read_files(samples, track, f"reading {name}")
+            splits[name], unread = _read_files(samples, name, track)
             problems += unread
     if problems and not leave_out:
         raise InputError(
@@ -95,13 +102,13 @@ def with_keys(pictures: Pictures, *, leave_out: bool = False, track: Track = unt
     return replace(pictures, splits=splits, left_out=tuple(problems))
 
 
-def _read_files(samples: Samples, track: Track, what: str) -> tuple[Samples, list[str]]:
+def _read_files(samples: Samples, split: str, track: Track) -> tuple[Samples, list[str]]:
     """The samples that can be read, with their keys, and why the others cannot."""
     files, names = samples.files, samples.paths
     assert files is not None
     began = remembered.now()
     stamps = np.array([files.stamp(name) for name in names], dtype=np.int64)
-    earlier = remembered.recall(files.location, names)
+    earlier = remembered.recall(files.location, split, names)
     rows = np.full(len(names), -1) if earlier is None else earlier.rows_of(names, stamps)
     keys = np.zeros(len(names), dtype=np.uint64)
     small = _SmallPixels(len(names))
@@ -112,15 +119,18 @@ def _read_files(samples: Samples, track: Track, what: str) -> tuple[Samples, lis
     unread: dict[int, str] = {}
     missing = np.flatnonzero(rows < 0)
 
-    def read(row: int) -> tuple[int, int, torch.Tensor | str]:
+    def read(row: int) -> tuple[int, int, torch.Tensor | str | None]:
         try:
             data = files.read(names[row])
-            return row, content_key(data), decode(data, 3, 2 * SMALL)
+            pixels = decode(data, 3, 2 * SMALL)
+            # Photos are only checked here; waiting in line they would fill the memory.
+            return row, content_key(data), pixels if max(pixels.shape) <= SMALL else None
         except (OSError, UnreadablePictureError) as error:
             reason = error.strerror if isinstance(error, OSError) else None
             return row, 0, printable(f"{samples.where(row)}: {reason or error}")
 
-    for row, key, found in track(in_threads(read, missing.tolist()), what, len(missing)):
+    found_ahead = in_threads(read, missing.tolist())
+    for row, key, found in track(found_ahead, f"reading {split}", len(missing)):
         if isinstance(found, str):
             unread[row] = found
         else:
@@ -131,10 +141,10 @@ def _read_files(samples: Samples, track: Track, what: str) -> tuple[Samples, lis
     if unread:
         whole = whole.take(kept)
         stamps = stamps[kept]
-    if len(missing):
+    if len(missing) > len(unread) and not small.lacked_memory:
         held = None if whole.pixels is None else whole.pixels.numpy()
         reading = remembered.Reading(whole.paths, stamps, whole.keys, held)
-        remembered.remember(files.location, reading, began)
+        remembered.remember(files.location, split, reading, began)
     return whole, list(unread.values())
 
 
@@ -145,9 +155,13 @@ class _SmallPixels:
         self._count = count
         self._pixels: np.ndarray | None = None
         self._given_up = False
+        self.lacked_memory = False
 
-    def put(self, row: int, pixels: torch.Tensor) -> None:
-        if self._fits(tuple(pixels.shape)):
+    def put(self, row: int, pixels: torch.Tensor | None) -> None:
+        """The pixels of a row, or None if it is no small picture."""
+        if pixels is None:
+            self._give_up()
+        elif self._fits(tuple(pixels.shape)):
             assert self._pixels is not None
             self._pixels[row] = pixels.numpy()
 
@@ -166,8 +180,8 @@ class _SmallPixels:
 
     def _fits(self, shape: tuple[int, ...]) -> bool:
         if self._pixels is None and not self._given_up:
-            size = math.prod(shape)
-            if max(shape[1:]) <= SMALL and size * self._count <= memory_budget():
+            self.lacked_memory = math.prod(shape) * self._count > memory_budget()
+            if not self.lacked_memory:
                 self._pixels = np.zeros((self._count, *shape), dtype=np.uint8)
         if self._pixels is None or self._pixels.shape[1:] != shape:
             self._give_up()
@@ -197,8 +211,11 @@ def read_picture(
 
 
 def memory_budget() -> int:
-    """Half of the memory that is free now, in bytes; 2 GiB where the system does not say."""
+    """Half of the memory that can be had now, in bytes; 2 GiB where the system does not say."""
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, ValueError, OSError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        # Not "MemFree": what the system keeps of files it gives away when asked.
+        available = next(line for line in lines if line.startswith("MemAvailable:"))
+        return int(available.split()[1]) * 1024 // 2
+    except (OSError, StopIteration, ValueError):
         return 2 << 30

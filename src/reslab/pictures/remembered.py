@@ -5,6 +5,7 @@ does it. A table is one safetensors file in the cache folder, guarded by a check
 damaged or does not fit is not used, and nothing is lost but time.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -48,22 +49,23 @@ class Reading:
         return np.where(same, rows, -1)
 
 
-def recall(location: Path, names: tuple[str, ...]) -> Reading | None:
-    """The last reading of these files, or else the newest of any in their place."""
-    exact = _place(location, names)
+def recall(location: Path, split: str, names: tuple[str, ...]) -> Reading | None:
+    """The last reading of these files, or else the newest of this split in their place."""
+    exact = _place(location, split, names)
     try:
         others = sorted(exact.parent.glob(f"{exact.name[:16]}-*"), key=os.path.getmtime)
         for path in [exact] if exact.exists() else others[-1:]:
             found = _read(path)
             if found is not None:
-                os.utime(path)
+                with contextlib.suppress(OSError):  # a cache may be read and not written
+                    os.utime(path)
                 return found
     except OSError:
         pass  # no cache folder, or not ours to read: the files themselves are there
     return None
 
 
-def remember(location: Path, reading: Reading, began: int) -> None:
+def remember(location: Path, split: str, reading: Reading, began: int) -> None:
     """Keep a reading that began at a time (in ns); nothing happens where that is not possible.
 
     A file changed just before may change again without its times showing it: it is not trusted.
@@ -82,11 +84,11 @@ def remember(location: Path, reading: Reading, began: int) -> None:
         arrays["pixels"] = reading.pixels
     header = {"format": FORMAT, "checksum": _checksum(arrays)}
     data = safetensors.numpy.save(arrays, {"reslab": json.dumps(header)})
-    path = _place(location, reading.names)
+    path = _place(location, split, reading.names)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        make_room(path.parent, len(data))
-        write_safely(path, data)
+        if make_room(path, len(data)):
+            write_safely(path, data)
     except OSError:
         pass  # a full or read-only disk costs the memory, not the run
 
@@ -95,13 +97,14 @@ def now() -> int:
     return time.time_ns()
 
 
-def _place(location: Path, names: tuple[str, ...]) -> Path:
+def _place(location: Path, split: str, names: tuple[str, ...]) -> Path:
     def digest(text: str) -> str:
         data = text.encode("utf-8", "surrogateescape")
         return hashlib.blake2b(data, digest_size=8).hexdigest()
 
     real = os.path.realpath(location)
-    return cache_folder() / "read" / f"{digest(real)}-{digest(chr(0).join(names))}.safetensors"
+    where, what = digest(f"{split}{chr(0)}{real}"), digest(chr(0).join(names))
+    return cache_folder() / "read" / f"{where}-{what}.safetensors"
 
 
 def _read(path: Path) -> Reading | None:

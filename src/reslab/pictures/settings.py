@@ -8,6 +8,8 @@ Mode = Literal["squash", "crop", "letterbox"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Averaging = Literal["none", "flip", "flip-shift"]
 
+SMALL = 64  # pixels a side: up to here pictures are "small", above they are photos
+
 
 def _pair(value: Any) -> Any:
     """Let one number stand for a square, and an array for a pair in strict mode too."""

@@ -1,8 +1,8 @@
 """The pixels of samples at the size a network wants them, a batch at a time."""
 
+import contextlib
 import hashlib
 import os
-import shutil
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reslab.pictures.cache import cache_folder, make_room
+from reslab.pictures.cache import cache_folder, keep, make_room
 from reslab.pictures.decoding import with_channels
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.reading import Track, in_threads, memory_budget, read_picture, untracked
@@ -42,7 +42,7 @@ class PixelStore:
         self._fitted: torch.Tensor | None = None
         self._file: _PixelFile | None = None
         if samples.pixels is not None:
-            self._small = with_channels(samples.pixels, target.channels)
+            self._small = samples.pixels
             return
         shape = (len(samples), target.channels, *target.size)
         limit = memory_budget() if budget is None else budget
@@ -62,11 +62,21 @@ class PixelStore:
         if self._fitted is not None:
             return self._fitted[rows]
         if self._small is not None:
-            return self.target.fit(self._small[rows])
+            return self.target.fit(with_channels(self._small[rows], self.target.channels))
         found = [self._file.row(row) if self._file else None for row in rows.tolist()]
         lost = [row for row, pixels in zip(rows.tolist(), found, strict=True) if pixels is None]
         decoded = in_threads(self._read, lost) if lost else iter(())
         return torch.stack([next(decoded) if pixels is None else pixels for pixels in found])
+
+    @property
+    def note(self) -> str | None:
+        """What the user should hear of how the pixels are kept."""
+        if self._small is None and self._fitted is None and self._file is None:
+            return (
+                "the pictures fit neither into memory nor into the cache folder, so they are"
+                " decoded again each time; RESLAB_CACHE names another folder"
+            )
+        return None
 
     def _read(self, row: int) -> torch.Tensor:
         return read_picture(self.samples, row, self.target.channels, self.target.read)
@@ -89,7 +99,8 @@ class _PixelFile:
         size = int(np.prod(shape))
         self._rows = np.memmap(path, np.uint8, "r", 0, shape)
         self._checksums = np.fromfile(path, np.uint32, count, offset=size)
-        os.utime(path)
+        with contextlib.suppress(OSError):  # a cache may be read and not written
+            os.utime(path)
 
     @classmethod
     def find_or_write(
@@ -101,10 +112,10 @@ class _PixelFile:
         try:
             if not _is_whole(path, size):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                make_room(path.parent, size)
-                if shutil.disk_usage(path.parent).free < size + (1 << 30):
+                if not make_room(path, size):
                     return None
                 _write(path, rows)
+            keep(path)
             return cls(path, shape)
         except OSError:
             return None

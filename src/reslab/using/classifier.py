@@ -16,6 +16,7 @@ from reslab.learning.device import choose_device
 from reslab.networks.folding import folded
 from reslab.networks.inference import as_input, averaged
 from reslab.networks.model_file import Model, load_model
+from reslab.pictures import draws
 from reslab.pictures.decoding import UnreadablePictureError, from_pillow
 from reslab.pictures.files import Folder, is_picture_name, printable, read_regular
 from reslab.pictures.preprocessing import Preprocessing
@@ -107,14 +108,13 @@ class Classifier:
 
         Memory stays the same however many there are.
         """
-        first = True
         if top < 1:
             raise InputError(f"top is {top}; it is how many classes to name, at least 1")
         read = in_threads(self._read, pictures, ahead=2 * BATCH)
-        while part := list(islice(read, BATCH)):
-            if not first:
-                self._fold()
-            first = False
+        part, following = list(islice(read, BATCH)), list(islice(read, BATCH))
+        if following:
+            self._fold()
+        while part:
             inputs = [item for _, item in part if isinstance(item, torch.Tensor)]
             table = iter(self._probabilities(inputs))
             for name, item in part:
@@ -122,14 +122,15 @@ class Classifier:
                     yield item
                 else:
                     yield self._prediction(name, next(table), top)
+            part, following = following, list(islice(read, BATCH))
 
     def _fold(self) -> None:
         """Make the forward pass cheaper, once there are pictures enough to pay for it."""
         if not self._folded:
             self._folded = True
             channels, size = self.model.spec.channels, self.model.spec.size
-            example = torch.rand(1, channels, *size, device=self.device)
-            self._network = folded(self._network, example)
+            example = torch.rand(1, channels, *size, generator=draws.generator(0, "folding"))
+            self._network = folded(self._network, example.to(self.device))
 
     def _read(self, picture: PictureLike) -> tuple[str, torch.Tensor | InputError]:
         name = printable(str(picture)) if isinstance(picture, str | Path) else ""
