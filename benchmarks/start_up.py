@@ -29,8 +29,7 @@ def until_the_first(*given):
         import os
         os._exit(0)
 training.train_epochs = until_the_first
-training.train(sys.argv[1], recipe="cifar10-fast", out=sys.argv[2], quiet=True,
-               fields={"precision": "fp32", "batch_size": 250})
+training.train(sys.argv[1], recipe="cifar10-fast", out=sys.argv[2], quiet=True)
 """
 
 

@@ -194,13 +194,15 @@ def small(**more):
     )  # fmt: skip
 
 
-def test_a_stopped_run_with_muon_goes_on_bit_for_bit(photos, tmp_path):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_stopped_run_with_muon_goes_on_bit_for_bit(photos, tmp_path, precision):
     """Orthogonal momentum, micro-batches, whitening and averaging survive a stop in an epoch."""
     import safetensors.torch
 
     from reslab.learning import training
 
-    whole = reslab.train(photos, recipe=small(), out=tmp_path / "whole", quiet=True)
+    recipe = small(precision=precision)
+    whole = reslab.train(photos, recipe=recipe, out=tmp_path / "whole", quiet=True)
     steps = training.train_epochs
 
     def stopped(state: TrainingState, *given):
@@ -210,11 +212,10 @@ def test_a_stopped_run_with_muon_goes_on_bit_for_bit(photos, tmp_path):
                 raise KeyboardInterrupt
 
     training.train_epochs = stopped
+    recipe = small(precision=precision, checkpoint_every="1step")
     try:
         with pytest.raises(KeyboardInterrupt):
-            reslab.train(
-                photos, recipe=small(checkpoint_every="1step"), out=tmp_path / "part", quiet=True
-            )
+            reslab.train(photos, recipe=recipe, out=tmp_path / "part", quiet=True)
     finally:
         training.train_epochs = steps
     part = reslab.resume(tmp_path / "part", quiet=True)
@@ -222,6 +223,15 @@ def test_a_stopped_run_with_muon_goes_on_bit_for_bit(photos, tmp_path):
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert part.test["accuracy"] == whole.test["accuracy"]
     assert part.test["without_averaging"] == whole.test["without_averaging"]
+
+
+def test_the_run_records_the_precision_it_settled_on(photos, tmp_path, monkeypatch):
+    from reslab.learning import training
+
+    monkeypatch.setattr(training, "choose_precision", lambda *given, **more: ("bf16", "because"))
+    run = reslab.train(photos, recipe=small(precision="auto"), out=tmp_path / "run", quiet=True)
+    assert run.recipe().precision == run.info["precision"] == "bf16"
+    assert run.info["precision_reason"] == "because"
 
 
 def test_the_model_carries_its_averaging(photos, tmp_path):

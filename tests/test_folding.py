@@ -54,7 +54,8 @@ def test_timms_norms_with_activations_fold_too():
         torch.testing.assert_close(found(x), network(x), rtol=1e-3, atol=1e-4)
 
 
-def test_a_convolution_used_twice_is_left_alone():
+@pytest.mark.parametrize("kind", [lambda one, two: one(), lambda one, two: two()])
+def test_a_convolution_used_twice_is_left_alone(kind):
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
@@ -64,7 +65,11 @@ def test_a_convolution_used_twice_is_left_alone():
             y = self.conv(x)
             return (self.norm(y) + y).flatten(1)
 
-    network = lived_in(Twice())
+    class Again(Twice):
+        def forward(self, x):
+            return (self.norm(self.conv(x)) + self.conv(2 * x)).flatten(1)
+
+    network = lived_in(kind(Twice, Again))
     found = folded(network, torch.randn(1, 1, 8, 8))
     assert norms(found) == 1
     x = torch.randn(2, 1, 8, 8)

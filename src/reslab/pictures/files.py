@@ -20,7 +20,7 @@ _NO_STAMP = (-1, -1, -1, -1)
 
 
 def is_picture_name(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES
+    return f".{name.rpartition('.')[2].lower()}" in PICTURE_SUFFIXES
 
 
 def is_hidden(name: str) -> bool:

@@ -171,6 +171,8 @@ class _SmallPixels:
             return
         if pixels is None:
             self._give_up()
+        elif rows.all():
+            self._pixels = pixels
         elif self._fits(pixels.shape[1:]):
             assert self._pixels is not None
             self._pixels[rows] = pixels
