@@ -68,12 +68,13 @@ def test_augmentation_changes_with_the_epoch_and_repeats_with_the_address():
 @pytest.mark.parametrize("first", [0, 2, 3, 4])
 def test_batches_made_ahead_are_the_same_batches(first):
     found = batches(augmentation=Augmentation(shift=0.5, brightness=0.1))
-    ahead = list(found.ahead(2, first))
-    assert len(ahead) == 4 - first
-    for step, (x, labels) in enumerate(ahead, first):
-        alone = found.batch(2, step)
-        assert torch.equal(x, alone[0])
-        assert torch.equal(labels, alone[1])
+    for ahead in (True, False):
+        coming = list(found.from_step(2, first, ahead=ahead))
+        assert len(coming) == 4 - first
+        for step, (x, labels) in enumerate(coming, first):
+            alone = found.batch(2, step)
+            assert torch.equal(x, alone[0])
+            assert torch.equal(labels, alone[1])
 
 
 def test_making_ahead_ends_with_who_asked(monkeypatch):
@@ -82,13 +83,13 @@ def test_making_ahead_ends_with_who_asked(monkeypatch):
 
     found = batches()
     before = threading.active_count()
-    ahead = found.ahead(0, 0)
+    ahead = found.from_step(0, 0, ahead=True)
     next(ahead)
     ahead.close()
     assert threading.active_count() == before
     monkeypatch.setattr(found, "inputs", lambda rows, epoch: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        next(found.ahead(0, 0))
+        next(found.from_step(0, 0, ahead=True))
     assert threading.active_count() == before
 
 

@@ -24,7 +24,7 @@ __all__ = [
 if "OMP_WAIT_POLICY" not in os.environ:
     # torch's threads wait for each other by spinning, which on a machine that is busy with
     # something else too made training 5 times as slow (LOG.md). Read when torch is loaded.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 _HOMES = {
     "Classifier": "reslab.using.classifier",

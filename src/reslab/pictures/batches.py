@@ -77,9 +77,13 @@ class TrainingBatches:
         rows = self.order(epoch)[slice(*self.bounds(step))]
         return self.inputs(rows, epoch), self.labels[rows]
 
-    def ahead(self, epoch: int, first: int) -> Iterator[Batch]:
-        """The batches of an epoch from step `first` on, the next one made while one is used."""
-        if first >= len(self):
+    def from_step(self, epoch: int, first: int, *, ahead: bool) -> Iterator[Batch]:
+        """The batches of an epoch from step `first` on.
+
+        ahead: make the next one while one is used, in a thread of its own.
+        """
+        if not ahead or first >= len(self):
+            yield from (self.batch(epoch, step) for step in range(first, len(self)))
             return
         with ThreadPoolExecutor(1, initializer=keep_to_one_core) as maker:
             coming = maker.submit(self.batch, epoch, first)

@@ -69,9 +69,14 @@ class PixelStore:
         return torch.stack([next(decoded) if pixels is None else pixels for pixels in found])
 
     @property
+    def decodes(self) -> bool:
+        """Whether taking pixels means reading files."""
+        return self._small is None and self._fitted is None
+
+    @property
     def note(self) -> str | None:
         """What the user should hear of how the pixels are kept."""
-        if self._small is None and self._fitted is None and self._file is None:
+        if self.decodes and self._file is None:
             return (
                 "the pictures fit neither into memory nor into the cache folder, so they are"
                 " decoded again each time; RESLAB_CACHE names another folder"
