@@ -1,6 +1,7 @@
 """Writing a file so that a kill, a crash or a full disk leaves the old one or the new one."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from reslab.errors import InputError
@@ -16,9 +17,10 @@ def refuse_foreign(path: Path, option: str, mark: bytes, what: str) -> None:
                 raise InputError(f"{option} {path}: stands there and is not {what}; name another")
 
 
-def write_safely(path: Path, data: bytes) -> None:
+def write_safely(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None:
     """Replace `path` by `data` in one step: a temporary file beside it, flushed, then renamed.
 
+    Data that is too large to be held at once may come in parts.
     Raises OSError; the file that stood there before is then untouched.
     """
     if path.exists() and not path.is_file():
@@ -26,7 +28,8 @@ def write_safely(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            for part in (data,) if isinstance(data, bytes) else data:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from reslab.pictures.decoding import with_channels
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.reading import Track, in_threads, memory_budget, read_picture, untracked
 from reslab.pictures.table import Samples
+from reslab.writing import write_safely
 
 _MARK = b"reslab pixels 1\n"
 
@@ -119,7 +120,7 @@ class _PixelFile:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if not make_room(path, size):
                     return None
-                _write(path, rows)
+                write_safely(path, _parts(rows))
             keep(path)
             return cls(path, shape)
         except OSError:
@@ -141,20 +142,11 @@ def _is_whole(path: Path, size: int) -> bool:
         return file.read() == _MARK
 
 
-def _write(path: Path, rows: Iterable[torch.Tensor]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _parts(rows: Iterable[torch.Tensor]) -> Iterator[bytes | memoryview]:
     checksums = []
-    try:
-        with temporary.open("wb") as file:
-            for pixels in rows:
-                data = pixels.contiguous().numpy().data
-                checksums.append(zlib.crc32(data))
-                file.write(data)
-            file.write(np.array(checksums, dtype=np.uint32).tobytes())
-            file.write(_MARK)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    for pixels in rows:
+        data = pixels.contiguous().numpy().data
+        checksums.append(zlib.crc32(data))
+        yield data
+    yield np.array(checksums, dtype=np.uint32).tobytes()
+    yield _MARK
