@@ -1,7 +1,7 @@
 """Optimisers over groups of parameters, and the learning rate as a function of the step."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -24,11 +24,17 @@ class Muon(torch.optim.Optimizer):
         super().__init__(groups, {"nesterov": nesterov, "weight_decay": 0.0})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # never called with one
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """Update the parameters; a closure that gives the loss is called first, as by torch."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     self._update(parameter, parameter.grad, group)
+        return loss
 
     def _update(
         self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]

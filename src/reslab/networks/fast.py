@@ -16,7 +16,7 @@ class Whitening(nn.Conv2d):
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, 8 * channels, 2)
-        nn.init.zeros_(self.bias)  # type: ignore[arg-type]  # there is one
+        self.bias = nn.Parameter(torch.zeros(8 * channels))
         self.weight.requires_grad_(False)
 
     @torch.no_grad()

@@ -111,7 +111,8 @@ def _read(path: Path) -> Reading | None:
     try:
         with safetensors.safe_open(path, framework="np") as opened:
             header = json.loads((opened.metadata() or {})["reslab"])
-            arrays = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - no dict
+            # An opened file is no dictionary: it cannot be iterated over itself.
+            arrays = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None
     if header.get("format") != FORMAT or header.get("checksum") != _checksum(arrays):
