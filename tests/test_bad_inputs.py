@@ -347,7 +347,9 @@ TABLE = {
     "weights other": (
         "train W/good --network resnet18 --weights W/weights/other.pth", "not resnet18's",
     ),
-    "head without backbone": ("train W/good --network small-resnet --train head", "--train all"),
+    "head without backbone": (
+        "train W/good --network small-resnet --train-from head", "--train-from all",
+    ),
 }  # fmt: skip
 
 

@@ -118,7 +118,9 @@ def test_micro_batches_sum_to_the_gradient_of_the_batch():
     found = {}
     for size in (None, 4, 1):
         network.zero_grad()
-        result = _pass(network, x, labels, Recipe(micro_batch=size, label_smoothing=0.1), plain)
+        result = _pass(
+            network, x, labels, Recipe(micro_batch=size, label_smoothing=0.1), plain, None
+        )
         found[size] = (*result, network[1].weight.grad.clone())
     for size in (4, 1):
         assert found[size][0] == pytest.approx(found[None][0], rel=1e-6)
@@ -262,12 +264,12 @@ def test_whitening_has_its_address(photos, monkeypatch):
     assert not torch.equal(whitening(photos, 2)[0], one)
 
 
-@pytest.mark.parametrize("train", ["all", "head"])
-def test_a_warm_start_keeps_its_whitening(photos, tmp_path, train):
+@pytest.mark.parametrize("part", ["all", "head"])
+def test_a_warm_start_keeps_its_whitening(photos, tmp_path, part):
     """The layers after it were trained on these very directions."""
     run = reslab.train(photos, recipe=small(epochs=1), out=tmp_path / "run", quiet=True)
     before = reslab.Classifier.load(run.path).model.network[0].weight
-    after, _ = whitening(photos, 7, weights=str(run.model), train=train)
+    after, _ = whitening(photos, 7, weights=str(run.model), train_from=part, features="online")
     assert torch.equal(after, before)
 
 
@@ -292,5 +294,5 @@ def test_no_pass_holds_one_picture():
             return self.layer(x.flatten(1))
 
     plain = torch.autocast("cpu", torch.bfloat16, enabled=False)
-    _pass(Watching(), torch.randn(13, 1, 4, 4), torch.zeros(13).long(), recipe, plain)
+    _pass(Watching(), torch.randn(13, 1, 4, 4), torch.zeros(13).long(), recipe, plain, None)
     assert sizes == [4, 3, 3, 3]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from reslab.judging.metrics import score, wilson_interval
-from reslab.learning.loop import Progress, TrainingState, _end_epoch, train_epochs
+from reslab.learning.loop import Progress, TrainingState, end_epoch, train_epochs
 from reslab.learning.optimizers import build_optimizer
 from reslab.learning.recipe import Recipe
 from reslab.pictures.batches import TrainingBatches
@@ -35,7 +35,7 @@ def ends(*epochs):
     chosen = []
     for scores in epochs:
         progress.seen = 1
-        chosen.append(_end_epoch(progress, scores, 0.1, 0.0).best)
+        chosen.append(end_epoch(progress, scores, {"learning_rate": 0.1}, 0.0).best)
     return chosen, progress.best_epoch
 
 
@@ -78,7 +78,7 @@ def training(lr: float = 0.1, before: TrainingState | None = None):
     state = TrainingState(network, build_optimizer(recipe.optimizer, network, ()))
     if before:
         state.progress = before.progress
-    return state, train_epochs(state, recipe, batches, {}, RECORD, "cpu")
+    return state, train_epochs(state, recipe, batches, {}, "cpu")
 
 
 def losses(events, count):

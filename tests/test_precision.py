@@ -27,7 +27,8 @@ def network():
 
 def choose(net=None, asked="auto", steps=100):
     x = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    return choose_precision(asked, net or network(), x, torch.arange(32) % 3, steps, "cpu")
+    batch = x, torch.arange(32) % 3
+    return choose_precision(asked, net or network(), lambda: batch, x.shape, steps, "cpu")
 
 
 def test_bf16_where_everything_agrees():
@@ -77,7 +78,8 @@ def test_a_short_run_is_not_measured():
 def test_what_was_found_is_kept_for_this_network_and_input(machine):
     first = choose()
     machine["bf16"] = 20.0  # a busy moment must not turn the same run into another
-    kind, why = choose()
+    assert choose(steps=2)[0] == "fp32"  # nor does a shorter run make it forgotten
+    kind, why = choose(steps=200)
     assert kind == first[0] == "bf16"
     assert why.endswith("(earlier, on this machine)")
     other = network().append(nn.Linear(3, 3))

@@ -11,7 +11,7 @@ from torch import nn
 
 from reslab.learning.loop import TrainingState, train_epochs
 from reslab.learning.optimizers import build_optimizer
-from reslab.learning.preparation import freeze_backbone, preprocessing_of
+from reslab.learning.preparation import freeze, preprocessing_of
 from reslab.learning.recipe import load_recipe
 from reslab.networks.catalogue import NetworkSpec, build_network
 from reslab.pictures.batches import TrainingBatches
@@ -227,7 +227,7 @@ def test_training_steps(name):
     state = TrainingState(ours, build_optimizer(recipe.optimizer, ours, ()))
     sums = [
         event.loss * (event.step + 1) * steps[1]
-        for event in train_epochs(state, recipe, batches, {}, preprocessing, "cpu")
+        for event in train_epochs(state, recipe, batches, {}, "cpu")
         if hasattr(event, "loss")
     ]
     losses = np.diff([0.0, *sums]) / steps[1]
@@ -262,7 +262,7 @@ def test_resnet152_trains_its_head_only():
     ours = build_network(NetworkSpec("resnet152", 10, 3, (64, 64)), 3)
     plain = plain_resnet152()
     plain.load_state_dict(ours.state_dict())
-    freeze_backbone(ours, "resnet152")
+    freeze(ours, recipe)
     before = {key: value.clone() for key, value in ours.state_dict().items()}
     data = samples(6, 3, (64, 64))
     preprocessing = preprocessing_of(recipe)
@@ -273,7 +273,7 @@ def test_resnet152_trains_its_head_only():
     trained = [p for p in ours.parameters() if p.requires_grad]
     assert sum(p.numel() for p in trained) == 2048 * 10 + 10
     state = TrainingState(ours, build_optimizer(recipe.optimizer, ours, ("fc.",)))
-    events = list(train_epochs(state, recipe, batches, {}, preprocessing, "cpu"))
+    events = list(train_epochs(state, recipe, batches, {}, "cpu"))
     after = ours.state_dict()
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert changed == {"fc.weight", "fc.bias"}

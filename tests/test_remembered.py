@@ -171,13 +171,15 @@ def test_a_cache_that_cannot_be_written_is_done_without(settled, tmp_path, monke
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "file" / "below"))
     assert len(read(settled)) == 18
-    store = PixelStore(mixed(tmp_path), RECORD, budget=0)
+    store = PixelStore(mixed(tmp_path), RECORD).fill(budget=0)
     assert store.take(torch.tensor([0])).shape == (1, 3, 20, 24)
 
 
 def test_the_oldest_give_way(tmp_path, monkeypatch):
-    others = ["holiday.jpg", ".x.u8.4711.tmp", "notes.safetensors"]
-    for age, name in enumerate(("new.u8", "middle.u8", "old.u8", *others)):
+    new, middle, old, another = (f"{digit * 32}.u8" for digit in "abcd")
+    left_behind = f".{'e' * 32}.u8.4711.tmp"
+    others = ["holiday.jpg", "notes.safetensors", left_behind]
+    for age, name in enumerate((new, middle, old, *others)):
         (tmp_path / name).write_bytes(bytes(100))
         os.utime(tmp_path / name, (time.time() - age - 10, time.time() - age - 10))
     (tmp_path / "folder").mkdir()
@@ -188,16 +190,19 @@ def test_the_oldest_give_way(tmp_path, monkeypatch):
     def left():
         return sorted(path.name for path in tmp_path.glob("[!.]*.u8"))
 
-    assert cache.make_room(tmp_path / "another.u8", 100)
-    assert left() == ["middle.u8", "new.u8"]
-    cache.keep(tmp_path / "middle.u8")
-    assert cache.make_room(tmp_path / "another.u8", 300)
-    assert left() == ["middle.u8"]  # this process works with it
-    assert not cache.make_room(tmp_path / "another.u8", 301)
-    assert all((tmp_path / name).exists() for name in others)  # not ours to delete
-    os.utime(tmp_path / others[1], (0, 0))  # left behind by a process long ended
-    assert cache.make_room(tmp_path / "another.u8", 1)
-    assert not (tmp_path / others[1]).exists()
+    assert cache.make_room(tmp_path / another, 100)
+    assert left() == [new, middle]
+    cache.keep(tmp_path / middle)
+    assert cache.make_room(tmp_path / another, 300)
+    assert left() == [middle]  # this process works with it
+    assert not cache.make_room(tmp_path / another, 301)
+    monkeypatch.setenv("RESLAB_CACHE_LIMIT", "0.2KB")
+    assert not cache.make_room(tmp_path / another, 201)
+    monkeypatch.delenv("RESLAB_CACHE_LIMIT")
+    assert all((tmp_path / name).exists() for name in others)  # not ours to delete, or just now
+    os.utime(tmp_path / left_behind, (0, 0))  # by a process long ended
+    assert cache.make_room(tmp_path / another, 1)
+    assert not (tmp_path / left_behind).exists()
 
 
 def mixed(tmp_path):
@@ -215,10 +220,10 @@ def test_a_store_over_its_budget_is_a_file_that_the_next_run_uses(tmp_path, deco
     samples = mixed(tmp_path)
     rows = torch.tensor([5, 0, 7])
     expected = PixelStore(samples, RECORD).take(rows)
-    assert torch.equal(PixelStore(samples, RECORD, budget=0).take(rows), expected)
+    assert torch.equal(PixelStore(samples, RECORD).fill(budget=0).take(rows), expected)
     (path,) = (cache_folder() / "pixels").iterdir()
-    monkeypatch.setattr(PixelStore, "_read", None)  # nothing is decoded any more
-    again = PixelStore(samples, RECORD, budget=0)
+    monkeypatch.setattr(PixelStore, "read", None)  # nothing is decoded any more
+    again = PixelStore(samples, RECORD).fill(budget=0)
     assert torch.equal(again.take(rows), expected)
     assert path.stat().st_size == 8 * 3 * 20 * 24 + 8 * 4 + 16
 
@@ -226,18 +231,18 @@ def test_a_store_over_its_budget_is_a_file_that_the_next_run_uses(tmp_path, deco
 def test_a_damaged_row_of_the_file_is_decoded_again(tmp_path):
     samples = mixed(tmp_path)
     rows = torch.tensor([5, 0, 7])
-    expected = PixelStore(samples, RECORD, budget=0).take(rows)
+    expected = PixelStore(samples, RECORD).fill(budget=0).take(rows)
     (path,) = (cache_folder() / "pixels").iterdir()
     data = bytearray(path.read_bytes())
     data[100] ^= 8  # in row 0
     path.write_bytes(data)
-    assert torch.equal(PixelStore(samples, RECORD, budget=0).take(rows), expected)
+    assert torch.equal(PixelStore(samples, RECORD).fill(budget=0).take(rows), expected)
     path.write_bytes(data[:-5])  # cut off: written anew
-    assert torch.equal(PixelStore(samples, RECORD, budget=0).take(rows), expected)
+    assert torch.equal(PixelStore(samples, RECORD).fill(budget=0).take(rows), expected)
 
 
 def test_another_target_is_another_file(tmp_path):
     samples = mixed(tmp_path)
-    PixelStore(samples, RECORD, budget=0)
-    PixelStore(samples, RECORD.model_copy(update={"interpolation": "bicubic"}), budget=0)
+    PixelStore(samples, RECORD).fill(budget=0)
+    PixelStore(samples, RECORD.model_copy(update={"interpolation": "bicubic"})).fill(budget=0)
     assert len(list((cache_folder() / "pixels").iterdir())) == 2

@@ -342,5 +342,5 @@ def test_the_store_gives_what_decoding_gives(tmp_path):
             [record.fit(read_picture(samples, row, 3)[None]) for row in rows]
         )
         for budget in (None, 0):
-            found = PixelStore(samples, record, budget=budget).take(torch.from_numpy(rows))
+            found = PixelStore(samples, record).fill(budget=budget).take(torch.from_numpy(rows))
             assert torch.equal(found, expected_pixels)

@@ -309,11 +309,11 @@ def test_a_backbone_that_drifts_is_a_defect_and_noticed(split_photos, tmp_path, 
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
     original = torch.nn.Module.train
     monkeypatch.setattr(torch.nn.Module, "train", lambda self, mode=True: original(self, True))
-    with pytest.raises(AssertionError, match="frozen backbone changed"):
+    with pytest.raises(AssertionError, match="frozen part changed"):
         reslab.train(
             split_photos, recipe="photos-resnet152", network="resnet18", weights=path, epochs=1,
             out=tmp_path / "r", quiet=True, batch_size=33,
-            fields={"preprocess.size": 64, "augment.resize": 72},
+            fields={"preprocess.size": 64, "augment.resize": 72, "features": "online"},
         )  # fmt: skip
 
 
@@ -359,7 +359,7 @@ def test_a_model_of_ours_can_be_started_from(run, split_photos, tmp_path):
     """Fine-tuning one's own model: the same network, the weights of a run, another head."""
     warm = reslab.train(
         split_photos, network="small-resnet", weights=run.model, epochs=1, out=tmp_path / "w",
-        quiet=True, batch_size=16, fields={"train": "head", "optimizer.lr": 0.001},
+        quiet=True, batch_size=16, fields={"train_from": "head", "optimizer.lr": 0.001},
     )  # fmt: skip
     before = load_model(run.path).network.state_dict()
     after = load_model(warm.path).network.state_dict()

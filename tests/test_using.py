@@ -315,11 +315,14 @@ def test_a_summary_by_recipe_file_network_and_model(run, tmp_path):
 
 
 def test_a_timm_network_with_two_heads_has_both_trained():
-    from reslab.learning.preparation import freeze_backbone
+    from reslab.learning.preparation import freeze
+    from reslab.learning.recipe import Recipe
     from reslab.networks.catalogue import NetworkSpec, build_network
 
     name = "deit_tiny_distilled_patch16_224"
     network = build_network(NetworkSpec(name, 3, 3, (224, 224)), 0)
-    freeze_backbone(network, name)
+    parts, (note,) = freeze(network, Recipe(network=name, weights="x", train_from="head"))
+    assert parts is None
+    assert "2 heads" in note
     trained = {key for key, value in network.named_parameters() if value.requires_grad}
     assert trained == {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}

@@ -51,6 +51,33 @@ class Display:
         with Progress(*columns, console=self.console, transient=True, expand=True) as bar:
             yield from bar.track(items, total=total, description=what)
 
+    def counted(self, counts: Iterable[int], what: str, total: int) -> Iterator[int]:
+        """The counts again, while a bar or a line now and then shows how far their sum has come."""
+        if self.quiet or not total:
+            yield from counts
+            return
+        done, started, shown = 0, time.monotonic(), time.monotonic()
+        if self.console.is_terminal:
+            columns = [
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+                TimeRemainingColumn(),
+            ]
+            with Progress(*columns, console=self.console, transient=True, expand=True) as bar:
+                task = bar.add_task(what, total=total)
+                for count in counts:
+                    bar.update(task, advance=count)
+                    yield count
+            return
+        for count in counts:
+            done += count
+            if (now := time.monotonic()) - shown > _PLAIN_EVERY:
+                shown = now
+                left = _duration((now - started) / done * (total - done))
+                self.say(f"{what}  {done:,}/{total:,}  {left} left")
+            yield count
+
     @contextmanager
     def training(self, epochs: int, steps: int, done: int) -> Iterator[None]:
         """Show steps and epochs inside the block; `done` steps were made before."""

@@ -6,7 +6,7 @@ later from the saved state, bit for bit. Printing, checkpoints and stopping are 
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -19,10 +19,10 @@ from reslab.learning.optimizers import rate_factor
 from reslab.learning.recipe import Recipe
 from reslab.networks.inference import as_input, logits_of
 from reslab.pictures import draws
-from reslab.pictures.batches import TrainingBatches, evaluation_batches
-from reslab.pictures.preprocessing import Preprocessing
+from reslab.pictures.batches import Batch, Batches
 from reslab.pictures.settings import Averaging
-from reslab.pictures.store import PixelStore
+
+Evaluations = Mapping[str, Callable[[], Iterable[Batch]]]
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Progress:
 
 @dataclass
 class TrainingState:
-    """What training changes: the network, the optimiser, and where it stands."""
+    """What training changes: the network, or its part that trains, the optimiser, the progress."""
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
@@ -79,26 +79,24 @@ class EpochEnd:
 def train_epochs(
     state: TrainingState,
     recipe: Recipe,
-    batches: TrainingBatches,
-    judged: dict[str, PixelStore],
-    preprocessing: Preprocessing,
+    batches: Batches,
+    judged: Evaluations,
     device: str,
 ) -> Iterator[Step | EpochEnd]:
     """Train from where the state stands to the recipe's last epoch.
 
-    judged: the stores to score after each epoch; "validation" decides which weights are best,
-        "test" is only watched. Raises InputError when a loss or a weight is not finite.
+    judged: what to score after each epoch; "validation" decides which weights are best, "test" is
+        only watched. Raises InputError when a loss or a weight is not finite.
     """
     progress = state.progress
     steps = len(batches)
-    # A frozen backbone is in evaluation mode: its batch-norm statistics must not drift.
-    trains_all = recipe.train == "all"
+    weights = class_weights(batches.labels) if recipe.class_weights == "balanced" else None
     autocast = torch.autocast(
         device.split(":")[0], torch.bfloat16, enabled=recipe.precision == "bf16"
     )
     while progress.epoch < recipe.epochs:
         epoch = progress.epoch
-        state.network.train(trains_all)
+        state.network.train(recipe.norms_learn)
 
         def factor_of(step: int, epoch: int = epoch) -> float:
             return rate_factor(recipe.schedule, epoch * steps + step, recipe.epochs * steps)
@@ -106,7 +104,7 @@ def train_epochs(
         started = time.perf_counter()
         # Where the network computes on the CPU too, making a batch ahead takes its cores: small
         # networks were a tenth slower. Waiting for files leaves them free.
-        ahead = device != "cpu" or batches.store.decodes
+        ahead = device != "cpu" or batches.waits
         coming = batches.from_step(epoch, progress.step, ahead=ahead)
         for step, (x, labels) in enumerate(coming, progress.step):
             factor = factor_of(step)
@@ -115,7 +113,7 @@ def train_epochs(
             x, labels = as_input(x, device), labels.to(device)
             state.optimizer.zero_grad()
             with draws.torch_stream(recipe.seed, "step", epoch, step, device=device):
-                loss, hits = _pass(state.network, x, labels, recipe, autocast)
+                loss, hits = _pass(state.network, x, labels, recipe, autocast, weights)
             if not math.isfinite(loss):
                 raise _diverged("loss", loss, epoch, step)
             state.optimizer.step()
@@ -137,13 +135,10 @@ def train_epochs(
             started = time.perf_counter()
         refuse_diverged(state)
         started = time.perf_counter()
-        scores = {
-            name: judge(state.network, store, preprocessing, recipe.eval_batch_size, device)[0]
-            for name, store in judged.items()
-        }
+        scores = {name: judge(state.network, of(), device)[0] for name, of in judged.items()}
         evaluate_seconds = time.perf_counter() - started
         rate = recipe.optimizer.lr * factor_of(steps - 1)
-        yield _end_epoch(progress, scores, rate, evaluate_seconds)
+        yield end_epoch(progress, scores, {"learning_rate": rate}, evaluate_seconds)
 
 
 def _pass(
@@ -152,8 +147,12 @@ def _pass(
     labels: torch.Tensor,
     recipe: Recipe,
     autocast: torch.autocast,
+    weights: torch.Tensor | None,
 ) -> tuple[float, int]:
-    """(mean loss, hits) of a batch, its gradients added to the parameters'."""
+    """(mean loss, hits) of a batch, its gradients added to the parameters'.
+
+    weights: of each class in the loss, if they are not to count by their pictures.
+    """
     size = recipe.micro_batch or len(labels)
     parts = -(-len(labels) // size)
     loss_sum, hits = 0.0, 0
@@ -161,7 +160,13 @@ def _pass(
     for part, wanted in zip(x.tensor_split(parts), labels.tensor_split(parts), strict=True):
         with autocast:
             logits = network(part).float()
-        loss = F.cross_entropy(logits, wanted, label_smoothing=recipe.label_smoothing)
+        if weights is None:
+            loss = F.cross_entropy(logits, wanted, label_smoothing=recipe.label_smoothing)
+        else:
+            each = F.cross_entropy(
+                logits, wanted, label_smoothing=recipe.label_smoothing, reduction="none"
+            )
+            loss = (each * weights.to(each.device)[wanted]).mean()
         share = len(wanted) / len(labels)
         torch.autograd.backward(loss * share)
         loss_sum += loss.item() * share
@@ -169,15 +174,25 @@ def _pass(
     return loss_sum, hits
 
 
-def _end_epoch(
-    progress: Progress, scores: dict[str, Score], rate: float, evaluate_seconds: float
+def class_weights(labels: torch.Tensor) -> torch.Tensor:
+    """Weights of classes (C,) that let each count as much as another; 1 in the mean over labels."""
+    counts = torch.bincount(labels)
+    return len(labels) / (int((counts > 0).sum()) * counts.clamp(min=1)).float()
+
+
+def end_epoch(
+    progress: Progress,
+    scores: Mapping[str, Score],
+    settings: Mapping[str, float],
+    evaluate_seconds: float,
 ) -> EpochEnd:
+    """Close an epoch: its record, with the settings it ran by, and whether it is the best."""
     for name, found in scores.items():
         if not math.isfinite(found.loss):
             raise _diverged(f"{name} loss", found.loss, progress.epoch, progress.step)
     record: dict[str, float | int | None] = {
         "epoch": progress.epoch,
-        "learning_rate": rate,
+        **settings,
         "train_loss": progress.loss_sum / progress.seen,
         "train_accuracy": progress.hits / progress.seen,
     }
@@ -205,17 +220,11 @@ def _end_epoch(
 
 
 def judge(
-    network: nn.Module,
-    store: PixelStore,
-    preprocessing: Preprocessing,
-    batch_size: int,
-    device: str,
-    averaging: Averaging = "none",
+    network: nn.Module, batches: Iterable[Batch], device: str, averaging: Averaging = "none"
 ) -> tuple[Score, torch.Tensor]:
-    """The score of a network on a store's samples, and its logits (N, classes)."""
-    batches = evaluation_batches(store, preprocessing, batch_size)
-    logits = logits_of(network, batches, device, averaging)
-    return score(logits, torch.from_numpy(store.samples.labels)), logits
+    """The score of a network on these batches, and its logits (N, classes)."""
+    logits, labels = logits_of(network, batches, device, averaging)
+    return score(logits, labels), logits
 
 
 def refuse_diverged(state: TrainingState) -> None:

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from reslab.learning.device import device_name
 from reslab.networks.inference import as_input
+from reslab.pictures.batches import Batch
 from reslab.pictures.cache import cache_folder
 from reslab.writing import write_safely
 
@@ -24,14 +26,14 @@ GRADIENTS_AGREE = 0.95  # cosine between the gradients of all weights
 def choose_precision(
     asked: str,
     network: nn.Module,
-    x: torch.Tensor,
-    labels: torch.Tensor,
+    batch: Callable[[], Batch],
+    shape: tuple[int, ...],
     steps: int,
     device: str,
     *,
     train_mode: bool = True,
 ) -> tuple[str, str]:
-    """(precision, why) for `steps` training steps on batches such as (x, labels).
+    """(precision, why) for `steps` passes over batches such as `batch` makes, inputs of `shape`.
 
     train_mode: whether the network is in training mode, as opposed to frozen, during a step.
 
@@ -49,21 +51,27 @@ def choose_precision(
         return "fp32", f"auto: bf16 is not tried on {device}"
     if not _computes_in_bf16():
         return "fp32", "auto: the processor has no bf16 instructions"
-    place = _place(network, x, steps)
-    if (known := _recall(place)) is not None:
-        return known
+    place = _place(network, shape)
+    seconds, known = _recall(place)
+    clock: _Steps | None = None
+    if seconds is None:
+        clock = _Steps(network, *batch(), train_mode)
+        seconds = clock.seconds("fp32")
+        _remember(place, seconds, None)
+    if seconds * steps < SHORT:
+        return "fp32", "auto: too short a run to measure bf16"
+    if known is not None:
+        return known[0], f"{known[1]} (earlier, on this machine)"
     try:
-        found = _measure(_Steps(network, as_input(x, device), labels, train_mode), steps)
+        found = _measure(clock or _Steps(network, *batch(), train_mode))
     except (RuntimeError, ValueError) as error:  # an operation that knows no bf16
         return "fp32", f"auto: bf16 cannot be tried ({str(error).strip().splitlines()[0]})"
-    _remember(place, found)
+    _remember(place, seconds, found)
     return found
 
 
-def _measure(clock: "_Steps", steps: int) -> tuple[str, str]:
+def _measure(clock: "_Steps") -> tuple[str, str]:
     full = [clock.seconds("fp32")]
-    if full[0] * steps < SHORT:
-        return "fp32", "auto: too short a run to measure bf16"
     logits, gradients = clock.results("fp32")
     logits16, gradients16 = clock.results("bf16")
     error = float((logits16 - logits).norm() / (logits - logits.mean(0)).norm().clamp(min=1e-12))
@@ -91,7 +99,7 @@ class _Steps:
         self, network: nn.Module, x: torch.Tensor, labels: torch.Tensor, train_mode: bool
     ) -> None:
         self._network = copy.deepcopy(network).train(train_mode)
-        self._x, self._labels = x, labels
+        self._x, self._labels = as_input(x, "cpu"), labels
 
     def seconds(self, precision: str) -> float:
         """Seconds of a step, after one to warm up."""
@@ -124,29 +132,31 @@ def _computes_in_bf16() -> bool:
     return False
 
 
-def _place(network: nn.Module, x: torch.Tensor, steps: int) -> Path:
-    """Where the finding for this machine, network, input and length of run is kept."""
+def _place(network: nn.Module, shape: tuple[int, ...]) -> Path:
+    """Where the finding for this machine, network and input is kept."""
     shapes = [(key, *value.shape) for key, value in network.state_dict().items()]
     trained = [p.requires_grad for p in network.parameters()]
-    made_of = (tuple(x.shape), shapes, trained, str(network), steps)
+    made_of = (shape, shapes, trained, str(network))
     facts = (device_name("cpu"), torch.__version__, *made_of)
     digest = hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
     return cache_folder() / "precision" / f"{digest}.json"
 
 
-def _recall(place: Path) -> tuple[str, str] | None:
+def _recall(place: Path) -> tuple[float | None, tuple[str, str] | None]:
+    """(seconds of a pass in fp32, what was chosen and why), as far as they are known."""
     try:
         found = json.loads(place.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    if isinstance(found, list) and len(found) == 2 and found[0] in ("fp32", "bf16"):
-        return found[0], f"{found[1]} (earlier, on this machine)"
-    return None
+        seconds, precision, reason = found
+        if precision in ("fp32", "bf16"):
+            return float(seconds), (precision, str(reason))
+        return float(seconds), None
+    except (OSError, ValueError, TypeError):
+        return None, None
 
 
-def _remember(place: Path, found: tuple[str, str]) -> None:
+def _remember(place: Path, seconds: float, found: tuple[str, str] | None) -> None:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_safely(place, json.dumps(found).encode())
+        write_safely(place, json.dumps([seconds, *(found or (None, None))]).encode())
     except OSError:
         pass  # no cache: it is measured anew next time

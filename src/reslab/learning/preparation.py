@@ -1,7 +1,9 @@
 """From DATA and a recipe to what the loop needs: full splits, full preprocessing, a network."""
 
 import copy
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ from torch import nn
 from reslab.errors import InputError
 from reslab.learning.recipe import Inputs, Recipe, load_recipe
 from reslab.networks.catalogue import OURS, NetworkSpec, build_network, head_prefix
+from reslab.networks.cutting import Cut, UncuttableError, cut
 from reslab.networks.fast import Whitening
 from reslab.networks.pretrained import load_pretrained, pretrained_preprocessing
 from reslab.pictures import draws
-from reslab.pictures.batches import TrainingBatches
+from reslab.pictures.batches import Batch, Batches, TrainingBatches, evaluation_batches
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.reading import Track, in_threads, read_picture, untracked, with_keys
 from reslab.pictures.settings import SMALL, Augmentation
@@ -176,7 +179,12 @@ def _statistics(
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that is settled before the first step."""
+    """All that is settled before the first step.
+
+    trained: the network, or its part after the cut where what comes before it is cached.
+    pixels: training pictures as augmented; `batches` are these, or the cached features of them.
+    evaluation: for each split, how to get batches of it for `trained`.
+    """
 
     pictures: Pictures
     carved: tuple[str, ...]
@@ -184,9 +192,22 @@ class Prepared:
     preprocessing: Preprocessing
     spec: NetworkSpec
     network: nn.Module
-    stores: dict[str, PixelStore] = field(repr=False)
-    batches: TrainingBatches = field(repr=False)
+    trained: nn.Module
+    cut: Cut | None
+    pixels: TrainingBatches = field(repr=False)
+    batches: Batches = field(repr=False)
+    evaluation: dict[str, Callable[[], Iterable[Batch]]] = field(repr=False)
     fingerprint: str
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The names of the parameters and buffers that must not change."""
+        learning = {name for name, p in self.network.named_parameters() if p.requires_grad}
+        return tuple(
+            name
+            for name in self.network.state_dict()
+            if name not in learning and not self.recipe.norms_learn
+        )
 
 
 def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Prepared:
@@ -202,27 +223,34 @@ def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Pre
     spec = NetworkSpec(
         recipe.network, len(whole.classes), preprocessing.channels, preprocessing.size
     )
-    if recipe.train == "head" and recipe.weights == "none":
+    if recipe.frozen and recipe.weights == "none":
         raise InputError(
-            "train = 'head' needs a backbone that has learned something: name its weights with"
-            " --weights, or train all with --train all"
+            f"train_from = {recipe.train_from!r} needs weights that have learned something: name"
+            " them with --weights, or train all with --train-from all"
         )
     network = build_network(spec, recipe.seed)
     if recipe.weights != "none":
         load_pretrained(network, recipe.network, recipe.weights)
-    if recipe.train == "head":
-        freeze_backbone(network, recipe.network)
     network = network.to(memory_format=torch.channels_last)
     _try_once(network, spec)
+    parts, note = freeze(network, recipe)
+    whole = whole.with_notes(*note)
+    cached = parts is not None and recipe.features == "cached"
+    if cached and recipe.averaging != "none":
+        raise InputError(
+            f"averaging = {recipe.averaging!r} computes views of its own; it goes with"
+            " --features online, or --averaging none"
+        )
     stores = {
         name: PixelStore(
             samples,
             training_target(preprocessing, recipe.augment) if name == "train" else preprocessing,
-            track=track,
-            what=f"reading {name}",
         )
         for name, samples in whole
     }
+    if not cached:
+        for name, store in stores.items():
+            store.fill(track=track, what=f"reading {name}")
     batches = TrainingBatches(
         stores["train"],
         preprocessing,
@@ -230,15 +258,72 @@ def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Pre
         batch_size=recipe.batch_size,
         shuffle=recipe.shuffle,
         seed=recipe.seed,
+        view_seed=recipe.augmentation_seed,
     )
     whole = whole.with_notes(*{store.note for store in stores.values() if store.note})
     if recipe.weights == "none":
         fit_first_layer(network, batches, recipe.seed)
-    if smallest_pass(recipe, batches) == 1 and recipe.train == "all":
+    if smallest_pass(recipe, batches) == 1 and recipe.norms_learn:
         _refuse_lone_picture(network, spec, recipe.batch_size)
     return Prepared(
-        whole, carved, recipe, preprocessing, spec, network, stores, batches, fingerprint
+        pictures=whole,
+        carved=carved,
+        recipe=recipe,
+        preprocessing=preprocessing,
+        spec=spec,
+        network=network,
+        trained=parts.after if cached and parts else network,
+        cut=parts if cached else None,
+        pixels=batches,
+        batches=batches,
+        evaluation={
+            name: partial(evaluation_batches, store, preprocessing, recipe.eval_batch_size)
+            for name, store in stores.items()
+        },
+        fingerprint=fingerprint,
     )
+
+
+def freeze(network: nn.Module, recipe: Recipe) -> tuple[Cut | None, tuple[str, ...]]:
+    """Let nothing train before the recipe's layer: the two parts, or None, and what to note.
+
+    A network that cannot be cut has no parts; its head can still train alone.
+    """
+    if not recipe.frozen:
+        return None, ()
+    head = head_prefix(recipe.network, network)
+    try:
+        if recipe.train_from != "head":
+            parts = cut(network, recipe.train_from)
+        else:
+            parts = cut_head(network, recipe)
+    except UncuttableError as error:
+        if recipe.train_from != "head":
+            raise InputError(f"--train-from {recipe.train_from}: {error}") from None
+        _let_train(network, [key for key, _ in network.named_parameters() if key.startswith(head)])
+        return None, (
+            f"{recipe.network} cannot be cut before its head ({error}): its frozen part is computed"
+            " in every epoch",
+        )
+    _let_train(network, parts.after.state_dict())
+    return parts, ()
+
+
+def cut_head(network: nn.Module, recipe: Recipe) -> Cut:
+    """The network cut before its last layer, the one that knows the classes.
+
+    Raises UncuttableError.
+    """
+    heads = head_prefix(recipe.network, network)
+    if len(heads) != 1:
+        raise UncuttableError(f"it has {len(heads)} heads")
+    return cut(network, heads[0].rstrip("."))
+
+
+def _let_train(network: nn.Module, names: Iterable[str]) -> None:
+    learning = set(names)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and name in learning)
 
 
 def smallest_pass(recipe: Recipe, batches: TrainingBatches) -> int:
@@ -259,10 +344,11 @@ def fit_first_layer(network: nn.Module, batches: TrainingBatches, seed: int) -> 
 
 
 def _try_once(network: nn.Module, spec: NetworkSpec) -> None:
-    """Pass one black picture through, so that what does not fit is said before the long read."""
+    """Pass a picture's shape through, so that what does not fit is said before the long read."""
     try:
+        shapes = copy.deepcopy(network).to("meta").eval()
         with torch.inference_mode():
-            found = network.eval()(torch.zeros(1, spec.channels, *spec.size))
+            found = shapes(torch.empty(1, spec.channels, *spec.size, device="meta"))
     except Exception as error:  # each library has its own checks
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         height, width = spec.size
@@ -288,10 +374,3 @@ def training_target(preprocessing: Preprocessing, augment: Augmentation) -> Prep
     if augment.resize is None:
         return preprocessing
     return preprocessing.model_copy(update={"size": augment.resize, "mode": "squash"})
-
-
-def freeze_backbone(network: nn.Module, name: str) -> None:
-    """Let nothing train but the head."""
-    head = head_prefix(name, network)
-    for key, parameter in network.named_parameters():
-        parameter.requires_grad_(key.startswith(head))

@@ -55,6 +55,7 @@ class Optimizer(_Part):
 
     bias_lr, head_lr: peaks of their own for the biases, batch norms' included, and for the last
         layer; else lr.
+    layer_decay: each block of layers learns at this share of the rate of the block after it.
     weight_decay: as torch's optimiser of the name has it.
     With "muon", lr, momentum and nesterov hold for the convolutions' weights, which need no decay;
     the others are trained by SGD with Nesterov momentum `sgd_momentum`, and `weight_decay` is the
@@ -65,6 +66,7 @@ class Optimizer(_Part):
     lr: float = Field(default=0.01, gt=0)
     bias_lr: float | None = Field(default=None, gt=0)
     head_lr: float | None = Field(default=None, gt=0)
+    layer_decay: float = Field(default=1, gt=0, le=1)
     momentum: float = Field(default=0, ge=0, lt=1)
     sgd_momentum: float = Field(default=0.85, gt=0, lt=1)
     nesterov: bool = False
@@ -106,7 +108,18 @@ class Recipe(_Part):
     """A whole training run as data.
 
     weights: "none", "pretrained" (the published ones) or a file.
-    train: "all" weights, or the "head" alone on a frozen backbone.
+    train_from: what trains: "all", the "head" (the last layer) alone, or everything from a layer
+        of that name on, such as "layer4". What comes before it is frozen, and needs weights.
+        Batch-norm statistics learn only where no weights were given.
+    head: how the last layer learns: "trained" as the rest, or "solved": multinomial logistic
+        regression on its inputs, for as many strengths of regularisation as there are epochs.
+        Where more than the head trains, a solved head is what it starts from.
+    class_weights: "balanced" lets each class count as much as another in the loss, however many
+        pictures it has.
+    features: whether the frozen part's outputs are "cached", or computed "online" in each step.
+    views: how many augmented views of each training picture are cached; epoch e trains on view
+        e mod `views`. 0 is the picture as it is in evaluation.
+    view_seed: decides the augmentation where a part is frozen, in place of the seed.
     micro_batch: how many pictures pass through the network at a time; the gradients of a batch
         are summed over its parts, and batch norm sees each part on its own. The whole if left out.
     averaging: over which views of a picture the finished model averages its class scores.
@@ -116,7 +129,12 @@ class Recipe(_Part):
     name: str = "custom"
     network: str = "small-resnet"
     weights: str = "none"
-    train: Literal["all", "head"] = "all"
+    train_from: str = Field(default="all", min_length=1)
+    head: Literal["trained", "solved"] = "trained"
+    class_weights: Literal["none", "balanced"] = "none"
+    features: Literal["cached", "online"] = "cached"
+    views: NonNegativeInt = 1
+    view_seed: NonNegativeInt = 0
     seed: NonNegativeInt = 0
     epochs: PositiveInt = 10
     batch_size: PositiveInt = 64
@@ -153,6 +171,33 @@ class Recipe(_Part):
         if seed >= 2**63:
             raise ValueError("below 2**63")
         return seed
+
+    @property
+    def frozen(self) -> bool:
+        """Whether a part of the network does not train."""
+        return self.train_from != "all"
+
+    @property
+    def solves(self) -> bool:
+        """Whether a solved head is all that trains."""
+        return self.train_from == "head" and self.head == "solved"
+
+    @property
+    def frozen_start(self) -> bool:
+        """Whether pretrained layers train on from a head that is solved first."""
+        return self.head == "solved" and self.train_from != "head" and self.weights != "none"
+
+    @property
+    def augmentation_seed(self) -> int:
+        return self.view_seed if self.frozen else self.seed
+
+    @property
+    def norms_learn(self) -> bool:
+        """Whether batch norm goes by the batch, and keeps statistics of it.
+
+        Statistics of pretrained weights are better than a few photos' own.
+        """
+        return self.weights == "none"
 
     def with_fields(self, fields: Mapping[str, Any], origin: str = "--") -> "Recipe":
         """A copy with fields set by dotted name, such as {"optimizer.lr": 0.1}.

@@ -13,7 +13,7 @@ SHOWN = 40
 
 def draw_training_sheet(batches: TrainingBatches, classes: tuple[str, ...], path: Path) -> None:
     """Draw samples of every class in turn, as trained on in epoch 0, undoing the normalisation."""
-    labels = batches.store.samples.labels
+    labels = batches.samples.labels
     rows = each_class_in_turn(labels, SHOWN)
     x = batches.inputs(torch.from_numpy(rows), epoch=0)
     mean = torch.tensor(batches.preprocessing.mean).view(1, -1, 1, 1)

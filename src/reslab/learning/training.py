@@ -1,5 +1,6 @@
 """A training run from data to run folder: `train` begins one, `resume` goes on with one."""
 
+import hashlib
 import math
 import platform
 import time
@@ -26,10 +27,14 @@ from reslab.learning.preparation import DataSource, Prepared, default_recipe, pr
 from reslab.learning.recipe import Recipe, load_recipe
 from reslab.learning.run import Run, new_run_folder, open_run
 from reslab.learning.sheet import draw_training_sheet
+from reslab.learning.transfer import (
+    check_solvable,
+    solved_path,
+    start_from_solved_head,
+    with_features,
+)
 from reslab.networks.catalogue import head_prefix
-from reslab.networks.model_file import Model, SplitOrigin, load_model, save_model
-from reslab.pictures.store import PixelStore
-from reslab.writing import write_safely
+from reslab.networks.model_file import Model, SplitOrigin, read_tensors, save_model
 
 
 def train(
@@ -95,6 +100,7 @@ def train(
     run = Run(out) if out is not None else Run(new_run_folder(chosen.name, str(data)))
     _refuse_inside_data(run.path, Path(str(data)).expanduser())
     prepared = prepare(pictures, chosen, display.track)
+    check_solvable(prepared.recipe, prepared)
     prepared, precision_reason = _with_precision(prepared, device)
     run.create(overwrite=overwrite)
     run.write_recipe(prepared.recipe)
@@ -103,7 +109,7 @@ def train(
         precision_reason=precision_reason,
         seconds={"data": time.perf_counter() - started, "features": 0.0},
     )
-    draw_training_sheet(prepared.batches, prepared.pictures.classes, run.path / "preview.png")
+    draw_training_sheet(prepared.pixels, prepared.pictures.classes, run.path / "preview.png")
     return _work(run, prepared, device, display, began=started, fresh=True)
 
 
@@ -137,16 +143,23 @@ def resume(
 
 def _with_precision(prepared: Prepared, device: str) -> tuple[Prepared, str]:
     """The precision settled, so that the run's recipe gives the same run again, and why."""
-    recipe, batches = prepared.recipe, prepared.batches
-    rows = torch.arange(min(recipe.micro_batch or recipe.batch_size, len(batches.store), 64))
-    network = prepared.network.to(device)
-    x, labels = batches.inputs(rows, epoch=0), batches.labels[rows]
-    passes = recipe.epochs * len(batches.store) // len(rows)
+    recipe, pixels = prepared.recipe, prepared.pixels
+    views = recipe.epochs * len(pixels.samples)
+    if prepared.cut is not None:
+        views = sum(prepared.pictures.counts().values()) + recipe.views * len(pixels.samples)
+    # Of a deep frozen network few pictures are enough, and pictures must be decoded for this.
+    count = 8 if recipe.frozen else min(recipe.micro_batch or recipe.batch_size, 64)
+    rows = torch.arange(min(count, len(pixels.samples)))
     precision, reason = choose_precision(
-        recipe.precision, network, x, labels, passes, device, train_mode=recipe.train == "all"
+        recipe.precision,
+        prepared.network.to(device),
+        lambda: (pixels.inputs(rows, epoch=0), pixels.labels[rows]),
+        (len(rows), prepared.spec.channels, *prepared.spec.size),
+        views // len(rows),
+        device,
+        train_mode=recipe.norms_learn,
     )
-    recipe = recipe.with_fields({"precision": precision})
-    return replace(prepared, recipe=recipe), reason
+    return replace(prepared, recipe=recipe.with_fields({"precision": precision})), reason
 
 
 def _named_weights(weights: str) -> str:
@@ -176,6 +189,11 @@ def _refuse_inside_data(out: Path, data: Path) -> None:
 def _refuse_extension(recipe: Recipe, epochs: int) -> None:
     if epochs < recipe.epochs:
         raise InputError(f"--epochs {epochs}: the run is to go {recipe.epochs} epochs already")
+    if recipe.solves:
+        raise InputError(
+            f"--epochs {epochs}: a solved head's path spans the whole run, so more epochs would be"
+            " another run; train anew with --epochs"
+        )
     if recipe.schedule.name != "constant" or recipe.schedule.warmup:
         raise InputError(
             f"--epochs {epochs}: the {recipe.schedule.name} schedule spans the whole run, so more"
@@ -221,50 +239,78 @@ def _work(
     """Train from the run's state to its end, then judge; every exit leaves the state saved."""
     recipe = prepared.recipe
     set_up(device)
-    network = prepared.network.to(device)
-    frozen = _frozen_state(network, recipe)
+    network, trained = prepared.network.to(device), prepared.trained
+    frozen = _digest_of(network, prepared.frozen)
     head = head_prefix(recipe.network, network)
-    state = TrainingState(network, build_optimizer(recipe.optimizer, network, head))
+    state = TrainingState(trained, build_optimizer(recipe.optimizer, trained, head))
+    progress = state.progress
     if fresh:
         save_checkpoint(run.last_checkpoint, state, prepared.fingerprint)
     else:
         load_checkpoint(run.last_checkpoint, state, prepared.fingerprint)
-        run.cut_history(state.progress.history_lines)
+        progress = state.progress
+        run.cut_history(progress.history_lines)
         run.write_recipe(recipe)
     run.write_info(status="running")
     _announce(run, prepared, display)
-    judged: dict[str, PixelStore] = {
-        name: prepared.stores[name]
-        for name in ("validation", "test")
-        if name in prepared.stores and (name == "validation" or run.info["watch_test"])
-    }
-    events = train_epochs(state, recipe, prepared.batches, judged, prepared.preprocessing, device)
-    progress = state.progress
-    clock = CheckpointClock(recipe.checkpoint_every)
-    done = progress.epoch * len(prepared.batches) + progress.step
-    with (
-        catching_signals() as caught,
-        display.training(recipe.epochs, len(prepared.batches), done),
-    ):
-        for event in _failing_safely(events, run):
-            if isinstance(event, EpochEnd):
-                run.append_history(event.record)
-                if event.best:
-                    save_model(run.best_checkpoint, network.state_dict(), _model(prepared))
-                display.epoch(event)
-            else:
-                display.step(event)
-            if clock.due(isinstance(event, EpochEnd)) or caught:
-                refuse_diverged(state)
-                save_checkpoint(run.last_checkpoint, state, prepared.fingerprint)
+    with catching_signals() as caught:
+
+        def stop() -> None:
             if caught:
-                break
+                raise _interrupted(run, prepared, state, caught[0], began)
+
+        if prepared.cut is not None:
+            prepared, report = with_features(prepared, device, display, stop)
+            _note_features(run, report)
+        if recipe.frozen_start and progress.epoch == progress.step == 0:
+            report = start_from_solved_head(prepared, device, display, stop)
+            _note_features(run, report)
+        judged = {
+            name: batches
+            for name, batches in prepared.evaluation.items()
+            if name == "validation" or (name == "test" and run.info["watch_test"])
+        }
+        if recipe.solves:
+            events: Iterator[Step | EpochEnd] = solved_path(prepared, state, judged, device)
+            steps = 0
         else:
+            events = train_epochs(state, recipe, prepared.batches, judged, device)
+            steps = len(prepared.batches)
+        clock = CheckpointClock(recipe.checkpoint_every)
+        with display.training(recipe.epochs, steps, progress.epoch * steps + progress.step):
+            for event in _failing_safely(events, run, prepared):
+                if isinstance(event, EpochEnd):
+                    run.append_history(event.record)
+                    if event.best:
+                        save_model(run.best_checkpoint, trained.state_dict(), _model(prepared))
+                    display.epoch(event)
+                else:
+                    display.step(event)
+                ending = bool(caught)  # once: a signal may come at any moment
+                if clock.due(isinstance(event, EpochEnd)) or ending:
+                    refuse_diverged(state)
+                    save_checkpoint(run.last_checkpoint, state, prepared.fingerprint)
+                if ending:
+                    stop()
             save_checkpoint(run.last_checkpoint, state, prepared.fingerprint)
-    _assert_frozen(network, frozen)
-    if caught:
-        raise _interrupted(run, state, caught[0], began)
-    return _finish(run, prepared, state, device, display, began)
+    if _digest_of(network, prepared.frozen) != frozen:
+        raise AssertionError("the frozen part changed")
+    return _finish(run, prepared, state, device, began)
+
+
+def _digest_of(network: nn.Module, names: tuple[str, ...]) -> str:
+    """SHA-256 of these parameters and buffers: frozen is frozen, bit for bit."""
+    digest, values = hashlib.sha256(), network.state_dict()
+    for name in names:
+        value = values[name].detach().cpu().contiguous()
+        digest.update(value.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _note_features(run: Run, report: dict[str, Any]) -> None:
+    seconds = run.info["seconds"]
+    seconds["features"] += report.pop("seconds")
+    run.write_info(features=report, seconds=seconds)
 
 
 def _finish(
@@ -272,21 +318,19 @@ def _finish(
     prepared: Prepared,
     state: TrainingState,
     device: str,
-    display: Display,
     began: float,
 ) -> Run:
     """Score the best weights once on test and write what the run is for."""
     recipe, progress = prepared.recipe, state.progress
-    _publish_best(run)
-    best = load_model(run.best_checkpoint).network.to(device)
-    best = best.to(memory_format=torch.channels_last)
+    best = _publish_best(run, prepared)
+    prepared.trained.load_state_dict(best)
     started = time.perf_counter()
     results: dict[str, Any] = {"test": None, "validation": None}
     for split in ("validation", "test"):
-        if split in prepared.stores:
-            store = prepared.stores[split]
+        if split in prepared.evaluation:
+            batches = prepared.evaluation[split]
             judged = [
-                judge(best, store, prepared.preprocessing, recipe.eval_batch_size, device, views)
+                judge(prepared.trained, batches(), device, views)
                 for views in dict.fromkeys((recipe.averaging, "none"))
             ]
             found, logits = judged[0]
@@ -298,7 +342,8 @@ def _finish(
                     "without_averaging": judged[1][0].as_dict(classes),
                 }
             if split == "test":
-                write_predictions(run.path / "predictions.csv", store.samples, classes, logits)
+                samples = prepared.pictures.splits["test"]
+                write_predictions(run.path / "predictions.csv", samples, classes, logits)
             if not math.isfinite(found.loss):
                 raise InputError(
                     f"the best weights give a {split} loss of {found.loss}: training diverged. Try"
@@ -322,7 +367,10 @@ def _announce(run: Run, prepared: Prepared, display: Display) -> None:
     display.say(f"data       {pictures.name}: {len(pictures.classes)} classes; {counts}")
     if prepared.carved:
         display.say(f"           {' and '.join(prepared.carved)} carved from train")
-    trains = "all weights" if recipe.train == "all" else "the head on a frozen backbone"
+    trains = {
+        "all": "all weights",
+        "head": "the head on a frozen backbone",
+    }.get(recipe.train_from, f"{recipe.train_from} and what follows; the rest is frozen")
     display.say(f"network    {recipe.network}: {info['parameters']:,} parameters; trains {trains}")
     display.say(f"recipe     {recipe.name}, seed {recipe.seed}")
     display.say(
@@ -353,27 +401,11 @@ def _model(prepared: Prepared) -> Model:
     )
 
 
-def _frozen_state(network: nn.Module, recipe: Recipe) -> dict[str, torch.Tensor]:
-    if recipe.train == "all":
-        return {}
-    head = head_prefix(recipe.network, network)
-    return {
-        key: value.detach().clone()
-        for key, value in network.state_dict().items()
-        if not key.startswith(head)
-    }
-
-
-def _assert_frozen(network: nn.Module, frozen: dict[str, torch.Tensor]) -> None:
-    """Frozen is frozen, parameters and buffers: anything else is a defect of ours."""
-    now = network.state_dict()
-    changed = [key for key, value in frozen.items() if not torch.equal(now[key], value)]
-    if changed:
-        raise AssertionError(f"the frozen backbone changed: {', '.join(changed[:5])}")
-
-
-def _publish_best(run: Run) -> None:
-    write_safely(run.model, run.best_checkpoint.read_bytes())
+def _publish_best(run: Run, prepared: Prepared) -> dict[str, torch.Tensor]:
+    """Write the model file of the best weights so far; those that trained, and the frozen ones."""
+    best, _ = read_tensors(run.best_checkpoint)
+    save_model(run.model, prepared.network.state_dict() | best, _model(prepared))
+    return best
 
 
 def _draw_curves(run: Run) -> None:
@@ -391,11 +423,13 @@ def _seconds(run: Run, state: TrainingState, began: float) -> dict[str, float]:
     }
 
 
-def _interrupted(run: Run, state: TrainingState, number: int, began: float) -> InterruptedRunError:
+def _interrupted(
+    run: Run, prepared: Prepared, state: TrainingState, number: int, began: float
+) -> InterruptedRunError:
     """Leave what is done usable: the best model so far and the curves."""
     progress = state.progress
     if run.best_checkpoint.exists():
-        _publish_best(run)
+        _publish_best(run, prepared)
         _draw_curves(run)
     run.write_info(
         status="interrupted",
@@ -410,13 +444,15 @@ def _interrupted(run: Run, state: TrainingState, number: int, began: float) -> I
     )
 
 
-def _failing_safely(events: Iterator[Step | EpochEnd], run: Run) -> Iterator[Step | EpochEnd]:
+def _failing_safely(
+    events: Iterator[Step | EpochEnd], run: Run, prepared: Prepared
+) -> Iterator[Step | EpochEnd]:
     """The events; a run that diverges is recorded as failed and keeps its best model so far."""
     try:
         yield from events
     except InputError as error:
         if run.best_checkpoint.exists():
-            _publish_best(run)
+            _publish_best(run, prepared)
             _draw_curves(run)
         run.write_info(status="failed", error=str(error))
         raise

@@ -36,6 +36,8 @@ class Whitening(nn.Conv2d):
         # The weights differ by orders of magnitude and their products nearly cancel: in bf16 the
         # weak directions would be rounding noise.
         kind = x.device.type
+        if not torch.amp.is_autocast_available(kind):  # such as "meta", where shapes alone count
+            return super().forward(x)
         with torch.autocast(kind, enabled=False):
             y = super().forward(x.float())
         return y.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else y

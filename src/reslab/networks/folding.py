@@ -11,7 +11,7 @@ _FOLDABLE = ("Conv2d", "Conv2dSame")  # timm's pads by itself and is a convoluti
 _CLOSE = 1e-4  # relative; folding rounds, and does no more
 
 
-class _Layers(fx.Tracer):
+class LayerTracer(fx.Tracer):
     """Stops at convolutions and batch norms, timm's with an activation inside included."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -28,7 +28,7 @@ def folded(network: nn.Module, example: torch.Tensor) -> nn.Module:
     """
     network = network.eval()
     try:
-        traced = fx.GraphModule(copied := copy.deepcopy(network), _Layers().trace(copied))
+        traced = fx.GraphModule(copied := copy.deepcopy(network), LayerTracer().trace(copied))
         _fold(traced)
     except Exception:  # control flow that depends on values: each network fails in its own way
         return network

@@ -1,5 +1,6 @@
 """Batches of network input. A training batch is a function of (seed, epoch, step)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,43 +13,39 @@ from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.reading import keep_to_one_core
 from reslab.pictures.settings import Augmentation
 from reslab.pictures.store import PixelStore
+from reslab.pictures.table import Samples
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
-class TrainingBatches:
-    """Batches of (input (n, C, H, W), class indices (n,)) in the seeded order of each epoch.
+class Batches(ABC):
+    """Batches of (input, class indices (n,)) of samples, in the seeded order of each epoch."""
 
-    `store` must give the pictures at `augmentation.resize` where that is set.
-    """
-
-    def __init__(
-        self,
-        store: PixelStore,
-        preprocessing: Preprocessing,
-        augmentation: Augmentation,
-        *,
-        batch_size: int,
-        shuffle: bool,
-        seed: int,
-    ) -> None:
-        self.store = store
-        self.preprocessing = preprocessing
-        self.augmentation = augmentation
+    def __init__(self, samples: Samples, *, batch_size: int, shuffle: bool, seed: int) -> None:
+        self.samples = samples
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
-        self.labels = torch.from_numpy(store.samples.labels)
+        self.labels = torch.from_numpy(samples.labels)
         self._order: tuple[int, torch.Tensor] = (-1, torch.empty(0))
+
+    @abstractmethod
+    def inputs(self, rows: torch.Tensor, epoch: int) -> torch.Tensor:
+        """What the network is given of these samples in this epoch: (n, ...)."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether making a batch means waiting for files."""
+        return False
 
     def __len__(self) -> int:
         """Steps an epoch: as few as `batch_size` allows; no picture is dropped."""
-        return -(-len(self.store) // self.batch_size)
+        return -(-len(self.samples) // self.batch_size)
 
     @property
     def smallest(self) -> int:
         """How many pictures the smallest batch holds."""
-        return len(self.store) // len(self)
+        return len(self.samples) // len(self)
 
     def bounds(self, step: int) -> tuple[int, int]:
         """Where a step's pictures begin and end in the epoch's order.
@@ -58,14 +55,14 @@ class TrainingBatches:
         the network is judged: 8 pictures after 703 batches of 64 cost the ResNet-18 on CIFAR-10
         8 points of accuracy.
         """
-        least, larger = divmod(len(self.store), len(self))
+        least, larger = divmod(len(self.samples), len(self))
         return step * least + min(step, larger), (step + 1) * least + min(step + 1, larger)
 
     def order(self, epoch: int) -> torch.Tensor:
         """The rows of the samples in the order in which this epoch meets them."""
         known, rows = self._order
         if known != epoch:
-            count = len(self.store)
+            count = len(self.samples)
             if self.shuffle:
                 rows = torch.randperm(count, generator=draws.generator(self.seed, "order", epoch))
             else:
@@ -93,13 +90,47 @@ class TrainingBatches:
                     coming = maker.submit(self.batch, epoch, step + 1)
                 yield batch
 
+
+class TrainingBatches(Batches):
+    """Augmented pictures: input (n, C, H, W).
+
+    `store` must give the pictures at `augmentation.resize` where that is set. `view_seed` decides
+    the augmentation, if it is not to be the seed that decides the order.
+    """
+
+    def __init__(
+        self,
+        store: PixelStore,
+        preprocessing: Preprocessing,
+        augmentation: Augmentation,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        view_seed: int | None = None,
+    ) -> None:
+        super().__init__(store.samples, batch_size=batch_size, shuffle=shuffle, seed=seed)
+        self.store = store
+        self.preprocessing = preprocessing
+        self.augmentation = augmentation
+        self.view_seed = seed if view_seed is None else view_seed
+
+    @property
+    def waits(self) -> bool:
+        return self.store.decodes
+
     def inputs(self, rows: torch.Tensor, epoch: int) -> torch.Tensor:
-        """Network input of these samples as this epoch sees them: (n, C, H, W)."""
+        keys = self.samples.keys[rows.numpy()]
+        drawn = draw_for(self.augmentation, self.view_seed, epoch, keys)
         pixels = self.store.take(rows)
-        keys = self.store.samples.keys[rows.numpy()]
-        drawn = draw_for(self.augmentation, self.seed, epoch, keys)
-        views = augment(self.augmentation, pixels, self.preprocessing.size, drawn)
-        return self.preprocessing.normalise(views)
+        return views(pixels, drawn, self.augmentation, self.preprocessing)
+
+
+def views(
+    pixels: torch.Tensor, drawn: np.ndarray, augmentation: Augmentation, target: Preprocessing
+) -> torch.Tensor:
+    """Network input (n, C, H, W) of uint8 pictures as drawn, from `draw_for`."""
+    return target.normalise(augment(augmentation, pixels, target.size, drawn))
 
 
 def evaluation_batches(

@@ -1,13 +1,36 @@
 """The user's cache folder: what can be made again, and so may be deleted at any time."""
 
 import os
+import re
 import shutil
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-LEAST = 8 << 30  # bytes that a kind of file may take in the cache; half of the free disk if more
+from reslab.errors import InputError
+
+KINDS = {
+    "features": "what frozen networks made of pictures",
+    "pixels": "photos decoded to the size a network wants",
+    "read": "what is known of files read before",
+    "precision": "whether bf16 was faster",
+}
+LEAST = 8 << 30  # bytes that each kind may take; half of the free disk if that is more
 _DAY = 86_400.0
+_OURS = re.compile(r"[0-9a-f]{16}-?[0-9a-f]{16}(\.\w+)?")
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _in_use: set[Path] = set()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file or folder of the cache; `used` is when it was last written or read, as time.time."""
+
+    path: Path
+    kind: str
+    size: int
+    used: float
 
 
 def cache_folder() -> Path:
@@ -21,38 +44,78 @@ def cache_folder() -> Path:
 
 
 def keep(path: Path) -> None:
-    """Let this process make no room by deleting a file it works with."""
+    """Let this process make no room by deleting what it works with."""
     _in_use.add(path)
 
 
-def make_room(path: Path, needed: int) -> bool:
-    """Whether a file of `needed` bytes may be written to `path` in the cache.
+def size_of(text: str) -> int:
+    """Bytes of text such as 500MB or 20GB. Raises InputError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B|)", text.strip().upper())
+    if not found:
+        raise InputError(f"{text!r} is no size; such as 500MB, 20GB or 0")
+    return int(float(found[1]) * _UNITS[found[2] if found[2] != "B" else ""])
 
-    Files of its kind beside it that were used longest ago are deleted until it fits, and what an
-    ended process left half written. Raises OSError.
+
+def entries(folder: Path) -> list[Entry]:
+    """What a kind's folder of the cache holds, as far as it is reslab's. Raises OSError."""
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _OURS.fullmatch(path.name):
+            try:
+                files = [path, *path.iterdir()] if path.is_dir() else [path]
+                stats = [file.stat() for file in files]
+            except FileNotFoundError:  # another process makes room
+                continue
+            size = sum(
+                one.st_size for one, file in zip(stats, files, strict=True) if file.is_file()
+            )
+            found.append(Entry(path, folder.name, size, max(one.st_mtime for one in stats)))
+    return found
+
+
+def prune(limit: int, held: list[Entry]) -> list[Entry]:
+    """Delete those used longest ago until the others fit into `limit` bytes; what was deleted.
+
+    What this process works with stays. Raises OSError.
     """
-    limit = max(LEAST, shutil.disk_usage(path.parent).free // 2)
-    if needed > min(limit, shutil.disk_usage(path.parent).free):
+    deleted = []
+    for entry in sorted(held, key=lambda entry: entry.used, reverse=True):
+        limit -= entry.size
+        if limit < 0 and entry.path not in _in_use:
+            if entry.path.is_dir():
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                entry.path.unlink(missing_ok=True)
+            deleted.append(entry)
+    return deleted
+
+
+def make_room(path: Path, needed: int) -> bool:
+    """Whether `needed` more bytes may be written to `path`, a file or folder of a kind's folder.
+
+    What was used longest ago of that kind is deleted until it fits, and what an ended process left
+    half written. RESLAB_CACHE_LIMIT says how much each kind may take. Raises OSError.
+    """
+    free = shutil.disk_usage(path.parent).free
+    given = os.environ.get("RESLAB_CACHE_LIMIT")
+    limit = size_of(given) if given else max(LEAST, free // 2)
+    if needed > min(limit, free):
         return False
-    held = []
-    for other in path.parent.iterdir():
-        try:
-            found = other.stat()
-        except FileNotFoundError:
-            continue
-        if _is_leftover(other, path.suffix):
-            if time.time() - found.st_mtime > _DAY:
-                other.unlink(missing_ok=True)
-        elif other.suffix == path.suffix:
-            held.append((found.st_mtime, found.st_size, other))
-    room = limit - needed
-    for _, size, other in sorted(held, reverse=True):
-        room -= size
-        if room < 0 and other not in _in_use and other != path:
-            other.unlink(missing_ok=True)
+    for left in _leftovers(path.parent):
+        left.unlink(missing_ok=True)
+    held = entries(path.parent)
+    own = sum(entry.size for entry in held if entry.path == path)
+    prune(limit - needed - own, [entry for entry in held if entry.path != path])
     return True
 
 
-def _is_leftover(path: Path, suffix: str) -> bool:
-    """A temporary file of ours: .NAME.SUFFIX.PROCESS.tmp."""
-    return path.name.startswith(".") and path.name.endswith(".tmp") and f"{suffix}." in path.name
+def _leftovers(folder: Path) -> Iterator[Path]:
+    """Temporary files of ours, .NAME.PROCESS.tmp, of processes that ended long ago."""
+    for path in folder.iterdir():
+        if path.name.endswith(".tmp") and _OURS.match(path.name[1:]):
+            try:
+                old = time.time() - path.stat().st_mtime > _DAY
+            except FileNotFoundError:
+                continue
+            if old:
+                yield path

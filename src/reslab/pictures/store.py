@@ -23,37 +23,39 @@ _MARK = b"reslab pixels 1\n"
 class PixelStore:
     """The pixels of samples, fitted to a target, a batch at a time.
 
-    Small pictures that were kept as they are get fitted when they are taken. Others are fitted
-    once and kept: in memory where `budget` bytes suffice, else in a file of the cache folder,
-    which the next run uses too. Without room on the disk they are decoded each time.
+    Small pictures that were kept as they are get fitted when they are taken. Others are decoded
+    when they are taken, until `fill` has kept them all.
     """
 
-    def __init__(
-        self,
-        samples: Samples,
-        target: Preprocessing,
-        *,
-        budget: int | None = None,
-        track: Track = untracked,
-        what: str = "reading",
-    ) -> None:
+    def __init__(self, samples: Samples, target: Preprocessing) -> None:
         self.samples = samples
         self.target = target
-        self._small: torch.Tensor | None = None
+        self._small = samples.pixels
         self._fitted: torch.Tensor | None = None
         self._file: _PixelFile | None = None
-        if samples.pixels is not None:
-            self._small = samples.pixels
-            return
-        shape = (len(samples), target.channels, *target.size)
+        self._lacks_room = False
+
+    def fill(
+        self, *, budget: int | None = None, track: Track = untracked, what: str = "reading"
+    ) -> "PixelStore":
+        """Fit every picture once and keep it, for those who come back to them in every epoch.
+
+        They are kept in memory where `budget` bytes suffice, else in a file of the cache folder,
+        which the next run uses too. Without room on the disk they are still decoded each time.
+        """
+        if self._small is not None:
+            return self
+        shape = (len(self.samples), self.target.channels, *self.target.size)
         limit = memory_budget() if budget is None else budget
-        rows = track(in_threads(self._read, range(len(samples))), what, len(samples))
+        rows = track(in_threads(self.read, range(len(self))), what, len(self))
         if np.prod(shape) <= limit:
             self._fitted = torch.empty(shape, dtype=torch.uint8)
             for row, pixels in enumerate(rows):
                 self._fitted[row] = pixels
         else:
-            self._file = _PixelFile.find_or_write(_key(samples, target), shape, rows)
+            self._file = _PixelFile.find_or_write(_key(self.samples, self.target), shape, rows)
+            self._lacks_room = self._file is None
+        return self
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -66,7 +68,7 @@ class PixelStore:
             return self.target.fit(with_channels(self._small[rows], self.target.channels))
         found = [self._file.row(row) if self._file else None for row in rows.tolist()]
         lost = [row for row, pixels in zip(rows.tolist(), found, strict=True) if pixels is None]
-        decoded = in_threads(self._read, lost) if lost else iter(())
+        decoded = in_threads(self.read, lost) if lost else iter(())
         return torch.stack([next(decoded) if pixels is None else pixels for pixels in found])
 
     @property
@@ -77,14 +79,17 @@ class PixelStore:
     @property
     def note(self) -> str | None:
         """What the user should hear of how the pixels are kept."""
-        if self.decodes and self._file is None:
+        if self._lacks_room:
             return (
                 "the pictures fit neither into memory nor into the cache folder, so they are"
                 " decoded again each time; RESLAB_CACHE names another folder"
             )
         return None
 
-    def _read(self, row: int) -> torch.Tensor:
+    def read(self, row: int) -> torch.Tensor:
+        """One picture's pixels, from its file: uint8 (C, *target.size)."""
+        if self._small is not None:
+            return self.take(torch.tensor([row]))[0]
         return read_picture(self.samples, row, self.target.channels, self.target.read)
 
 

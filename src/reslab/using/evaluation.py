@@ -14,6 +14,7 @@ from reslab.learning.device import choose_device
 from reslab.learning.display import Display
 from reslab.learning.loop import judge
 from reslab.networks.model_file import Model, load_model
+from reslab.pictures.batches import evaluation_batches
 from reslab.pictures.lists import SPLIT_NAMES
 from reslab.pictures.reading import with_keys
 from reslab.pictures.sources import open_pictures
@@ -92,12 +93,13 @@ def evaluate(
     pictures = with_keys(pictures, leave_out=leave_out_unreadable, track=display.track)
     pictures = _split_as_trained(loaded, pictures)
     name, samples = _choose(pictures, wanted)
-    store = PixelStore(samples, loaded.preprocessing, track=display.track, what=f"reading {name}")
+    store = PixelStore(samples, loaded.preprocessing).fill(
+        track=display.track, what=f"reading {name}"
+    )
     network = loaded.network.to(device)
     network = network.to(memory_format=torch.channels_last)
-    found, logits = judge(
-        network, store, loaded.preprocessing, batch_size, device, loaded.averaging
-    )
+    batches = evaluation_batches(store, loaded.preprocessing, batch_size)
+    found, logits = judge(network, batches, device, loaded.averaging)
     left_out = [f"left out: {problem}" for problem in pictures.left_out]
     notes = (*pictures.notes, *split_notes(pictures), *left_out)
     return Evaluation(pictures.name, name, found, loaded.classes, samples, logits, notes)

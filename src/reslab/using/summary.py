@@ -92,7 +92,7 @@ def summarise(
         own_channels, own_size = None, None
         if is_recipe:
             recipe = load_recipe(text)
-            network_name, head_only = recipe.network, recipe.train == "head"
+            network_name, head_only = recipe.network, recipe.train_from == "head"
             own_channels, own_size = recipe.preprocess.channels, recipe.preprocess.size
         default_channels, default_size = default_input(network_name)
         if classes is not None and classes < 1:

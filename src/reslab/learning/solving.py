@@ -1,0 +1,133 @@
+"""A head that is solved: multinomial logistic regression on features, along a path of strengths.
+
+The loss is the mean cross entropy plus `strength / 2` times the squared weights of the features in
+units of their own standard deviations; it is convex, so there is nothing to tune but the strength.
+J. Friedman, T. Hastie, R. Tibshirani: Regularization Paths for Generalized Linear Models via
+Coordinate Descent, J. Stat. Softw. 33 (2010), for the path with warm starts.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from reslab.judging.metrics import Score
+from reslab.learning.loop import EpochEnd, TrainingState, end_epoch, refuse_diverged
+from reslab.learning.recipe import Recipe
+
+STRONGEST, WEAKEST = 1.0, 1e-3  # what the path spans; both ends lose on every set tried (LOG.md)
+_PATH = 10  # strengths, where no recipe says how many
+_ITERATIONS = 200  # of L-BFGS at most, for one strength
+
+
+def strengths(count: int) -> list[float]:
+    """The path: so many strengths of regularisation, evenly spaced in their logarithm."""
+    if count == 1:
+        return [math.sqrt(STRONGEST * WEAKEST)]
+    ratio = (WEAKEST / STRONGEST) ** (1 / (count - 1))
+    return [STRONGEST * ratio**index for index in range(count)]
+
+
+class HeadProblem:
+    """Features (N, D), classes (N,) and weights of the samples (N,), made ready to be solved."""
+
+    def __init__(self, x: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> None:
+        self.mean = x.mean(0)
+        self.spread = (x.var(0, unbiased=False) + 1e-12).sqrt()
+        # What hardly varies must not be blown up.
+        self.spread = self.spread.clamp(min=float(self.spread.mean()) * 1e-3)
+        self.x = (x - self.mean) / self.spread
+        self.labels = labels
+        self.weights = weights
+
+    def solve(self, head: nn.Linear, strength: float) -> None:
+        """Bring the head to the minimum, from where it stands."""
+        with torch.no_grad():
+            weight, bias = self._standardised(head)
+        weight.requires_grad_()
+        bias.requires_grad_()
+        optimizer = torch.optim.LBFGS(
+            [weight, bias],
+            max_iter=_ITERATIONS,
+            history_size=20,
+            tolerance_grad=1e-5,
+            tolerance_change=1e-9,
+            line_search_fn="strong_wolfe",
+        )
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = self.loss(F.linear(self.x, weight, bias)) + strength / 2 * weight.square().sum()
+            torch.autograd.backward(loss)
+            return loss
+
+        optimizer.step(closure)  # type: ignore[no-untyped-call]  # torch has no types here
+        with torch.no_grad():
+            head.weight.copy_(weight / self.spread)
+            head.bias.copy_(bias - head.weight @ self.mean)
+
+    @torch.no_grad()
+    def logits(self, head: nn.Linear) -> torch.Tensor:
+        return F.linear(self.x, *self._standardised(head))
+
+    def _standardised(self, head: nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:
+        """The head's weights and biases for standardised features."""
+        return head.weight * self.spread, head.bias + head.weight @ self.mean
+
+    def loss(self, logits: torch.Tensor) -> torch.Tensor:
+        each = F.cross_entropy(logits, self.labels, reduction="none")
+        return each.mean() if self.weights is None else (each * self.weights).mean()
+
+
+def solve_epochs(
+    state: TrainingState,
+    recipe: Recipe,
+    problem: Callable[[], HeadProblem],
+    head: nn.Linear,
+    judge_all: Callable[[], dict[str, Score]],
+) -> Iterator[EpochEnd]:
+    """Solve the head for one strength after another, an epoch each; each starts from the last.
+
+    `judge_all` scores the head; the validation split decides which strength is best.
+    """
+    progress = state.progress
+    path = strengths(recipe.epochs)
+    started = time.perf_counter()
+    ready = problem()
+    for strength in path[progress.epoch :]:
+        ready.solve(head, strength)
+        refuse_diverged(state)
+        logits = ready.logits(head)
+        progress.loss_sum = float(ready.loss(logits)) * len(ready.labels)
+        progress.hits = int((logits.argmax(1) == ready.labels).sum())
+        progress.seen = len(ready.labels)
+        progress.epoch_seconds = time.perf_counter() - started
+        progress.train_seconds += progress.epoch_seconds
+        started = time.perf_counter()
+        scores = judge_all()
+        yield end_epoch(progress, scores, {"strength": strength}, time.perf_counter() - started)
+        started = time.perf_counter()
+
+
+def best_head(
+    head: nn.Linear, problem: HeadProblem, validation: tuple[torch.Tensor, torch.Tensor] | None
+) -> None:
+    """Bring a head to the solution whose loss on (features, classes) of validation is least.
+
+    Without validation pictures, to that of the strength in the middle.
+    """
+    if validation is None:
+        problem.solve(head, strengths(1)[0])
+        return
+    x, labels = validation
+    found = []
+    for strength in strengths(_PATH):
+        problem.solve(head, strength)
+        with torch.no_grad():
+            loss = float(F.cross_entropy(head(x.flatten(1)), labels))
+        found.append((loss, copy.deepcopy(head.state_dict())))
+    head.load_state_dict(min(found, key=lambda one: one[0])[1])

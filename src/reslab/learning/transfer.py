@@ -1,0 +1,188 @@
+"""Learning on top of a frozen part: its features first, then the head or the last layers."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from reslab.errors import InputError
+from reslab.learning.display import Display
+from reslab.learning.features import (
+    EVALUATION,
+    FeatureBatches,
+    Features,
+    ViewSettings,
+    evaluation_features,
+    training_views,
+)
+from reslab.learning.loop import (
+    EpochEnd,
+    Evaluations,
+    TrainingState,
+    class_weights,
+    judge,
+)
+from reslab.learning.preparation import Prepared, cut_head, training_target
+from reslab.learning.recipe import Recipe
+from reslab.learning.solving import HeadProblem, best_head, solve_epochs
+from reslab.networks.cutting import Cut, UncuttableError
+from reslab.pictures.batches import Batch
+
+Stop = Callable[[], None]  # raises if the work is to end here
+
+
+def with_features(
+    prepared: Prepared, device: str, display: Display, stop: Stop
+) -> tuple[Prepared, dict[str, Any]]:
+    """The preparation with cached features in the place of pictures, and a report of them.
+
+    Every view that is not in the cache is computed, and safe there once `stop` is called after it.
+    """
+    assert prepared.cut is not None
+    recipe, splits = prepared.recipe, prepared.pictures.splits
+    features = _features(prepared, prepared.cut, device)
+    of = training_views(recipe.views)
+    wanted = {name: of if name == "train" else (EVALUATION,) for name in splits}
+    report = _compute(features, prepared, wanted, display, stop)
+    batches = FeatureBatches(
+        features,
+        splits["train"],
+        recipe.views,
+        batch_size=recipe.batch_size,
+        shuffle=recipe.shuffle,
+        seed=recipe.seed,
+    )
+    evaluation: dict[str, Callable[[], Iterable[Batch]]] = {
+        name: partial(evaluation_features, features, samples, recipe.eval_batch_size)
+        for name, samples in splits.items()
+        if name != "train"
+    }
+    return replace(prepared, batches=batches, evaluation=evaluation), report
+
+
+def _features(prepared: Prepared, parts: Cut, device: str) -> Features:
+    recipe = prepared.recipe
+    settings = ViewSettings(
+        prepared.preprocessing,
+        training_target(prepared.preprocessing, recipe.augment),
+        recipe.augment,
+        recipe.augmentation_seed,
+    )
+    return Features(parts.before, settings, recipe.precision, device)
+
+
+def _compute(
+    features: Features,
+    prepared: Prepared,
+    wanted: dict[str, tuple[int, ...]],
+    display: Display,
+    stop: Stop,
+) -> dict[str, Any]:
+    started = time.perf_counter()
+    splits = prepared.pictures.splits
+    lacking = features.missing((splits[name], of) for name, of in wanted.items())
+    count = sum(len(of) for _, _, of in lacking)
+    whole = sum(len(splits[name]) * len(of) for name, of in wanted.items())
+    needed = features.make_room(count)
+    if features.damaged:
+        display.warn(f"{features.damaged:,} damaged feature(s) in the cache are computed again")
+    if features.cannot_save:
+        display.warn(f"features are kept in memory, for this run alone: {features.cannot_save}")
+    if count:
+        display.say(
+            f"features   {count:,} of {whole:,} views to compute, {needed / 1e6:,.0f} MB to keep"
+        )
+    for done in display.counted(features.compute(lacking), "features", count):
+        del done
+        stop()
+    return {
+        "views": prepared.recipe.views,
+        "shape": list(features.shape),
+        "precision": prepared.recipe.precision,
+        "relative_error": features.relative_error,
+        "computed": features.computed,
+        "known": whole - count,
+        "damaged": features.damaged,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def solved_path(
+    prepared: Prepared, state: TrainingState, judged: Evaluations, device: str
+) -> Iterator[EpochEnd]:
+    """Solve the head on the features of all views, an epoch for each strength."""
+    batches = prepared.batches
+    assert isinstance(batches, FeatureBatches)
+    head = only_linear(state.network)
+    return solve_epochs(
+        state,
+        prepared.recipe,
+        lambda: _problem(batches.features, prepared, batches.views),
+        head,
+        lambda: {name: judge(state.network, of(), device)[0] for name, of in judged.items()},
+    )
+
+
+def start_from_solved_head(
+    prepared: Prepared, device: str, display: Display, stop: Stop
+) -> dict[str, Any]:
+    """Give the network the head that logistic regression finds, before more of it trains.
+
+    Returns a report of the features.
+    """
+    recipe, splits = prepared.recipe, prepared.pictures.splits
+    try:
+        parts = cut_head(prepared.network, recipe)
+    except UncuttableError as error:
+        raise InputError(
+            f"head = 'solved' needs a network that can be cut before its head, and {recipe.network}"
+            f" cannot ({error}); set --head trained"
+        ) from None
+    features = _features(prepared, parts, device)
+    names = [name for name in splits if name != "test"]
+    wanted: dict[str, tuple[int, ...]] = dict.fromkeys(names, (EVALUATION,))
+    report = _compute(features, prepared, wanted, display, stop)
+    problem = _problem(features, prepared, (EVALUATION,))
+    validation = None
+    if "validation" in splits:
+        samples = splits["validation"]
+        rows = torch.arange(len(samples))
+        validation = features.take(samples, EVALUATION, rows), torch.from_numpy(samples.labels)
+    best_head(only_linear(parts.after), problem, validation)
+    return report
+
+
+def _problem(features: Features, prepared: Prepared, views: tuple[int, ...]) -> HeadProblem:
+    samples = prepared.pictures.splits["train"]
+    rows = torch.arange(len(samples))
+    labels = torch.from_numpy(samples.labels)
+    weights = None
+    if prepared.recipe.class_weights == "balanced":
+        weights = class_weights(labels)[labels].repeat(len(views))
+    x = torch.cat([features.take(samples, view, rows) for view in views])
+    return HeadProblem(x.flatten(1), labels.repeat(len(views)), weights)
+
+
+def only_linear(network: nn.Module) -> nn.Linear:
+    """The head as a layer. Raises InputError if it is no single linear layer."""
+    layers = [layer for layer in network.modules() if not list(layer.children())]
+    if len(layers) != 1 or not isinstance(layers[0], nn.Linear):
+        raise InputError(
+            "head = 'solved' needs a head of one linear layer, which this network has not; set"
+            " --head trained"
+        )
+    return layers[0]
+
+
+def check_solvable(recipe: Recipe, prepared: Prepared) -> None:
+    """Refuse early what a solved head cannot do."""
+    if recipe.solves and prepared.cut is None:
+        raise InputError(
+            "head = 'solved' works on cached features: set --head trained to go without"
+        )
+    if recipe.solves:
+        only_linear(prepared.trained)
