@@ -10,7 +10,7 @@ from reslab.cli import app
 from reslab.learning.recipe import FIELD_NAMES, field_values
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
-COMMANDS = ("recipes", "train", "resume", "evaluate", "predict", "preview", "summary")
+COMMANDS = ("recipes", "train", "resume", "evaluate", "predict", "preview", "summary", "cache")
 
 
 def help_of(command: str) -> str:

@@ -35,6 +35,8 @@ class FeatureStore:
         self._checksums = np.zeros(0, np.uint32)
         self._own: Path | None = None
         keep(folder)
+        with contextlib.suppress(OSError):  # not there yet, or a cache to be read alone
+            os.utime(folder)
         self.refresh()
 
     def refresh(self) -> None:

@@ -25,7 +25,7 @@ from reslab.pictures.store import PixelStore
 from reslab.pictures.table import Samples
 
 EVALUATION = -1  # the view of a picture that is not augmented
-TOGETHER = 32  # views a forward pass
+TOGETHER = 16  # views a forward pass
 FORMAT = 1  # another one where the same key would stand for other numbers
 
 
@@ -146,7 +146,7 @@ class Features:
             if network is None:
                 network = self._ready(x)
             with torch.inference_mode():
-                found = network(as_input(x, self._device)).to(self._dtype).cpu()
+                found = network(as_input(x, self._device))[: len(names)].to(self._dtype).cpu()
             if not bool(found.isfinite().all()):
                 raise InputError(
                     "the frozen part's outputs are not finite, or too large to be kept in half"
@@ -175,7 +175,10 @@ class Features:
         each = (view for made_of in in_threads(made, lacking, ahead=TOGETHER) for view in made_of)
         while together := list(islice(each, TOGETHER)):
             names, pictures = zip(*together, strict=True)
-            yield np.array(names, dtype=np.uint64), torch.stack(pictures)
+            # Always as many: convolutions choose their algorithm by the batch's size, and a
+            # picture's features are not to depend on what else was computed with it.
+            padding = pictures[-1:] * (TOGETHER - len(pictures))
+            yield np.array(names, dtype=np.uint64), torch.stack([*pictures, *padding])
 
     def _ready(self, x: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
         """The frozen part as it computes fastest: batch norms folded, in bf16 if chosen."""

@@ -90,8 +90,6 @@ def _compute(
     needed = features.make_room(count)
     if features.damaged:
         display.warn(f"{features.damaged:,} damaged feature(s) in the cache are computed again")
-    if features.cannot_save:
-        display.warn(f"features are kept in memory, for this run alone: {features.cannot_save}")
     if count:
         display.say(
             f"features   {count:,} of {whole:,} views to compute, {needed / 1e6:,.0f} MB to keep"
@@ -99,6 +97,8 @@ def _compute(
     for done in display.counted(features.compute(lacking), "features", count):
         del done
         stop()
+    if features.cannot_save:
+        display.warn(f"features are kept in memory, for this run alone: {features.cannot_save}")
     return {
         "views": prepared.recipe.views,
         "shape": list(features.shape),

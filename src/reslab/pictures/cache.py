@@ -73,6 +73,12 @@ def entries(folder: Path) -> list[Entry]:
     return found
 
 
+def contents() -> list[Entry]:
+    """Everything of reslab's in the cache. Raises OSError."""
+    folders = [cache_folder() / kind for kind in KINDS]
+    return [entry for folder in folders if folder.is_dir() for entry in entries(folder)]
+
+
 def prune(limit: int, held: list[Entry]) -> list[Entry]:
     """Delete those used longest ago until the others fit into `limit` bytes; what was deleted.
 
