@@ -100,6 +100,7 @@ def mnist(given: object) -> None:
 
 
 def cifar10(given: object) -> None:
+    from reslab.learning.device import set_up
     from reslab.learning.loop import EpochEnd, TrainingState, train_epochs
     from reslab.learning.optimizers import build_optimizer
     from reslab.learning.precision import choose_precision
@@ -107,12 +108,16 @@ def cifar10(given: object) -> None:
     from reslab.learning.recipe import load_recipe
     from reslab.networks.catalogue import build_network, head_prefix
 
+    set_up("cpu")
     folder = str(cifar_folder(given.work))
     prepared = prepare(DataSource.named(folder).read(), load_recipe("cifar10-fast"))
     recipe, batches = prepared.recipe, prepared.batches
+    assert recipe.micro_batch is not None
     x, labels = (part[: recipe.micro_batch] for part in batches.batch(0, 0))
-    passes = recipe.epochs * len(batches.store) // recipe.micro_batch
-    precision, why = choose_precision("auto", prepared.network, x, labels, passes, "cpu")
+    passes = recipe.epochs * len(batches.samples) // recipe.micro_batch
+    precision, why = choose_precision(
+        "auto", prepared.network, lambda: (x, labels), tuple(x.shape), passes, "cpu"
+    )
     recipe = recipe.model_copy(update={"precision": precision})
     head = head_prefix(recipe.network, prepared.network)
     state = TrainingState(
@@ -120,7 +125,7 @@ def cifar10(given: object) -> None:
     )
     events = (
         event
-        for event in train_epochs(state, recipe, batches, {}, prepared.preprocessing, "cpu")
+        for event in train_epochs(state, recipe, batches, {}, "cpu")
         if not isinstance(event, EpochEnd)
     )
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32

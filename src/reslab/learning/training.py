@@ -92,6 +92,7 @@ def train(
     chosen = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
     (chosen or Recipe()).with_fields(changes)
     device = choose_device(device)
+    set_up(device)
     if out is not None:
         _refuse_held(Path(out).expanduser(), overwrite)
     source = DataSource.named(data, test, val, root, data_root, leave_out_unreadable)
@@ -109,7 +110,6 @@ def train(
         precision_reason=precision_reason,
         seconds={"data": time.perf_counter() - started, "features": 0.0},
     )
-    draw_training_sheet(prepared.pixels, prepared.pictures.classes, run.path / "preview.png")
     return _work(run, prepared, device, display, began=started, fresh=True)
 
 
@@ -123,6 +123,7 @@ def resume(
     started = time.perf_counter()
     display = Display(quiet=quiet)
     device = choose_device(device)
+    set_up(device)
     opened = open_run(run)
     recipe = opened.recipe()
     if epochs is not None and epochs != recipe.epochs:
@@ -238,7 +239,6 @@ def _work(
 ) -> Run:
     """Train from the run's state to its end, then judge; every exit leaves the state saved."""
     recipe = prepared.recipe
-    set_up(device)
     network, trained = prepared.network.to(device), prepared.trained
     frozen = _digest_of(network, prepared.frozen)
     head = head_prefix(recipe.network, network)
@@ -260,6 +260,7 @@ def _work(
                 raise _interrupted(run, prepared, state, caught[0], began)
 
         if prepared.cut is not None:
+            _draw_preview(run, prepared)
             prepared, report = with_features(prepared, device, display, stop)
             _note_features(run, report)
         if recipe.frozen_start and progress.epoch == progress.step == 0:
@@ -286,6 +287,7 @@ def _work(
                     display.epoch(event)
                 else:
                     display.step(event)
+                _draw_preview(run, prepared)
                 ending = bool(caught)  # once: a signal may come at any moment
                 if clock.due(isinstance(event, EpochEnd)) or ending:
                     refuse_diverged(state)
@@ -406,6 +408,13 @@ def _publish_best(run: Run, prepared: Prepared) -> dict[str, torch.Tensor]:
     best, _ = read_tensors(run.best_checkpoint)
     save_model(run.model, prepared.network.state_dict() | best, _model(prepared))
     return best
+
+
+def _draw_preview(run: Run, prepared: Prepared) -> None:
+    """Draw the sheet if it is not there yet: after the first step, which it would hold up."""
+    path = run.path / "preview.png"
+    if not path.exists():
+        draw_training_sheet(prepared.pixels, prepared.pictures.classes, path)
 
 
 def _draw_curves(run: Run) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from reslab.errors import InputError
 from reslab.judging.metrics import probabilities
-from reslab.learning.device import choose_device
+from reslab.learning.device import choose_device, set_up
 from reslab.networks.folding import folded
 from reslab.networks.inference import as_input, averaged
 from reslab.networks.model_file import Model, load_model
@@ -69,7 +69,9 @@ class Classifier:
     @classmethod
     def load(cls, location: str | Path, device: str = "auto") -> "Classifier":
         """From a run folder or model file. Raises InputError if it is no model of reslab's."""
-        return cls(load_model(location), choose_device(device))
+        chosen = choose_device(device)
+        set_up(chosen)
+        return cls(load_model(location), chosen)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import torch
 from reslab.errors import InputError, nearest
 from reslab.judging.metrics import Score
 from reslab.judging.predictions import write_predictions
-from reslab.learning.device import choose_device
+from reslab.learning.device import choose_device, set_up
 from reslab.learning.display import Display
 from reslab.learning.loop import judge
 from reslab.networks.model_file import Model, load_model
@@ -85,6 +85,7 @@ def evaluate(
     display = Display(quiet=quiet)
     loaded = load_model(model)
     device = choose_device(device)
+    set_up(device)
     wanted = None if split is None else _split_name(split)
     pictures = open_pictures(
         data, test=test, val=val, root=root, data_root=data_root, classes=loaded.classes
