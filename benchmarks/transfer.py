@@ -224,14 +224,19 @@ def main() -> None:
         for way, taken in loops.items()
     ]  # fmt: skip
 
+    for name, text in rows:
+        print(name, text, flush=True)
+
     def row(name: str, run: Any) -> tuple[str, str]:
         taken = run.info["seconds"]["total"]
         features = run.info["features"]
-        return name, (
+        text = (
             f"{taken / 60:8.2f} min  {features['computed']:7,} passes"
             f"  {loops['published'] / taken:.1f}  test {run.test['accuracy']:.2%},"
             f" {features['precision']}"
         )
+        print(name, text, flush=True)
+        return name, text
 
     for views in map(int, given.views.split(",")):
         rows.append(row(f"reslab, {views} view(s)", reslab_run(given, weights, views, True)))

@@ -19,9 +19,9 @@ def picture(kind: int, number: int, size: tuple[int, int] = (16, 16)) -> Image.I
 CLASSES = ("猫", "狗", "bird")
 
 
-def fill(folder: Path, per_class: int, classes=CLASSES, start: int = 0) -> None:
+def fill(folder: Path, per_class: int, classes=CLASSES, start: int = 0, size=(16, 16)) -> None:
     """Write `per_class` PNG pictures into a folder a class."""
     for kind, name in enumerate(classes):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for number in range(start, start + per_class):
-            picture(kind, number).save(folder / name / f"{number:03d}.png")
+            picture(kind, number, size).save(folder / name / f"{number:03d}.png")

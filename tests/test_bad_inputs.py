@@ -23,6 +23,7 @@ from PIL import Image
 
 from drawn_pictures import fill, picture
 from reslab.cli import main
+from reslab.networks.model_file import tensor_file
 
 
 class Payload:
@@ -162,11 +163,12 @@ def world(tmp_path_factory, run):
     safetensors.torch.save_file(tensors, models / "bare.safetensors")
     with safetensors.safe_open(run.model, framework="pt") as opened:
         header = json.loads(opened.metadata()["reslab"])
+    del header["sha256"]
 
     def model(name, changes=None, **fields):
-        text = json.dumps(header | fields)
-        changed = dict(tensors) | (changes or {})
-        safetensors.torch.save_file(changed, models / f"{name}.safetensors", {"reslab": text})
+        # With a checksum that fits: what is wrong is what the file says.
+        written = tensor_file(dict(tensors) | (changes or {}), header | fields)
+        (models / f"{name}.safetensors").write_bytes(written)
 
     first = next(key for key, value in tensors.items() if value.is_floating_point())
     model("nan", {first: torch.full_like(tensors[first], float("nan"))})
@@ -176,6 +178,7 @@ def world(tmp_path_factory, run):
     model("classes", classes=["a", "a", "b"])
     model("more classes", classes=["a", "b", "c", "d"])
     model("future", format=99)
+    model("control", classes=["a", "b\x1b[31m", "c"])
     model("no size", size=None)
     inputs = header["preprocessing"]
     model("other size", size=[8, 8])
@@ -321,9 +324,10 @@ TABLE = {
         f"model {name}": (f"predict W/models/{name.replace(' ', '~')}.safetensors W/good", said)
         for name, said in {
             "truncated": "truncated.safetensors: not a readable",
-            "empty": "empty.safetensors: not a readable",
-            "text": "text.safetensors: not a readable",
+            "empty": "empty.safetensors: not a model file",
+            "text": "text.safetensors: not a model file",
             "pickle": "pickle.safetensors: this is a pickle",
+            "control": "control characters",
             "bare": "without reslab's header",
             "nan": "holds NaN",
             "shape": "where the network has",

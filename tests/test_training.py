@@ -52,7 +52,7 @@ def test_the_run_folder(run, split_photos):
         with Image.open(run.path / name) as sheet:
             assert min(sheet.size) > 200
     assert {p.name for p in (run.path / "checkpoints").iterdir()} == {
-        "last.safetensors", "best.safetensors"
+        "last.safetensors", "previous.safetensors", "best.safetensors"
     }  # fmt: skip
     leftovers = [p for p in run.path.rglob("*") if p.name.startswith(".")]
     assert not leftovers
@@ -178,7 +178,10 @@ def test_changed_data_is_refused_on_resume(tmp_path):
         fields={"schedule.name": "constant"},
     )  # fmt: skip
     fill(tmp_path / "d", 1, start=50)
-    with pytest.raises(InputError, match="data has changed"):
+    with pytest.raises(
+        InputError,
+        match=r"(?s)has changed since this run began.*train: 23 pictures where it had 22",
+    ):
         reslab.resume(tmp_path / "r", epochs=2, quiet=True)
 
 
@@ -386,16 +389,16 @@ def test_a_full_disk_is_one_message_and_the_last_state_stays(
     from reslab.cli import main
     from reslab.learning import checkpoint
 
-    original, calls = checkpoint.write_safely, itertools.count()
+    original, calls = checkpoint.write_keeping, itertools.count()
 
-    def filling(path, data):
+    def filling(path, before, data):
         if next(calls) == 1:
             raise OSError(28, "No space left on device", str(path))
-        original(path, data)
+        original(path, before, data)
 
     out = tmp_path / "r"
     words = ["train", str(split_photos), "--epochs", "2", "--seed", "4", "--quiet", "--out"]
-    monkeypatch.setattr(checkpoint, "write_safely", filling)
+    monkeypatch.setattr(checkpoint, "write_keeping", filling)
     monkeypatch.setattr(sys, "argv", ["reslab", *words, str(out)])
     with pytest.raises(SystemExit) as stopped:
         main()
@@ -403,7 +406,7 @@ def test_a_full_disk_is_one_message_and_the_last_state_stays(
     assert stopped.value.code == 2
     assert "last.safetensors: No space left" in said
     assert "Traceback" not in said
-    monkeypatch.setattr(checkpoint, "write_safely", original)
+    monkeypatch.setattr(checkpoint, "write_keeping", original)
     resumed = reslab.resume(out, quiet=True)
     whole = reslab.train(split_photos, out=tmp_path / "w", epochs=2, seed=4, quiet=True)
     assert sha(resumed.model) == sha(whole.model)

@@ -1,7 +1,9 @@
 """Writing a file so that a kill, a crash or a full disk leaves the old one or the new one."""
 
+import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from reslab.errors import InputError
@@ -20,11 +22,49 @@ def refuse_foreign(path: Path, option: str, mark: bytes, what: str) -> None:
 def write_safely(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None:
     """Replace `path` by `data` in one step: a temporary file beside it, flushed, then renamed.
 
-    Data that is too large to be held at once may come in parts.
-    Raises OSError; the file that stood there before is then untouched.
+    Data that is too large to be held at once may come in parts; what comes whole is read back and
+    compared before it takes its place. Raises OSError naming the file; the one that stood there
+    before is then untouched.
     """
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: not a regular file, so it is not replaced")
+    with _named(path):
+        temporary = _write_beside(path, data)
+        temporary.replace(path)
+        _flush_folder(path.parent)
+
+
+def write_keeping(path: Path, before: Path, data: bytes) -> None:
+    """As `write_safely`, but what stood at `path` stays, as `before`.
+
+    At every moment at least one of the two holds what was written whole.
+    """
+    with _named(path):
+        temporary = _write_beside(path, data)
+        if path.exists():
+            path.replace(before)
+        temporary.replace(path)
+        _flush_folder(path.parent)
+
+
+def append_safely(path: Path, data: bytes) -> None:
+    """Append to a file, flushed to the disk. Raises OSError naming the file."""
+    with _named(path), path.open("ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let an OSError name the file: a failed write does not by itself."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def _write_beside(path: Path, data: bytes | Iterable[bytes | memoryview]) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -32,13 +72,20 @@ def write_safely(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if isinstance(data, bytes) and temporary.read_bytes() != data:
+            raise OSError(errno.EIO, "what was written cannot be read back")
+        return temporary
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # the rename itself must reach the disk too
-        folder = os.open(path.parent, os.O_RDONLY)
+
+
+def _flush_folder(folder: Path) -> None:
+    """A rename itself must reach the disk too."""
+    if os.name == "posix":
+        opened = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(opened)
         finally:
-            os.close(folder)
+            os.close(opened)

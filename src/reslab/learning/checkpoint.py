@@ -1,38 +1,62 @@
 """The state of a run as one safetensors file with a JSON header."""
 
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import safetensors.torch
+import torch
 
 from reslab.errors import InputError
 from reslab.learning.loop import Progress, TrainingState
-from reslab.networks.model_file import read_tensors
-from reslab.writing import write_safely
+from reslab.learning.run import Run
+from reslab.networks.model_file import read_tensors, tensor_file
+from reslab.writing import write_keeping
 
 FORMAT = 1
 
 
-def save_checkpoint(path: Path, state: TrainingState, fingerprint: str) -> None:
-    """Write the network, the optimiser and the progress; the old file stays until it is done."""
+def save_checkpoint(run: Run, state: TrainingState, fingerprint: str) -> None:
+    """Write the network, the optimiser and the progress; the state before it stays beside it.
+
+    Raises OSError naming the file; what was saved before is then as it was.
+    """
     tensors = {f"network.{key}": value for key, value in state.network.state_dict().items()}
     for index, slots in state.optimizer.state_dict()["state"].items():
         for key, value in slots.items():
             if value is not None:
                 tensors[f"optimizer.{index}.{key}"] = value
     header = {"format": FORMAT, "progress": asdict(state.progress), "fingerprint": fingerprint}
-    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    write_safely(path, safetensors.torch.save(plain, {"reslab": json.dumps(header)}))
+    write_keeping(run.last_checkpoint, run.previous_checkpoint, tensor_file(tensors, header))
 
 
-def load_checkpoint(path: Path, state: TrainingState, fingerprint: str) -> None:
-    """Bring a freshly built state to where the checkpoint stands.
+def load_checkpoint(run: Run, state: TrainingState, fingerprint: str) -> str | None:
+    """Bring a freshly built state to where the newest sound checkpoint stands.
 
-    Raises InputError if the file is damaged or belongs to other data or another network.
+    Returns what the user should hear if that is not the last one. Raises InputError if there is
+    none, or if it belongs to other data or another network.
     """
-    tensors, header = read_tensors(path)
+    problems = []
+    for path in (run.last_checkpoint, run.previous_checkpoint):
+        if not path.exists():
+            continue
+        try:
+            tensors, header = read_tensors(path)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        _restore(path, tensors, header, state, fingerprint)
+        return f"{problems[0]}; going on from {path.name}, saved before it" if problems else None
+    raise InputError(f"{run.path}: no checkpoint to go on from; train anew", problems)
+
+
+def _restore(
+    path: Path,
+    tensors: dict[str, torch.Tensor],
+    header: dict[str, Any],
+    state: TrainingState,
+    fingerprint: str,
+) -> None:
     if header.get("format") != FORMAT or "progress" not in header:
         raise InputError(f"{path}: not a checkpoint of this version of reslab")
     if header.get("fingerprint") != fingerprint:

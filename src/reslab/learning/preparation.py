@@ -19,6 +19,7 @@ from reslab.networks.fast import Whitening
 from reslab.networks.pretrained import load_pretrained, pretrained_preprocessing
 from reslab.pictures import draws
 from reslab.pictures.batches import Batch, Batches, TrainingBatches, evaluation_batches
+from reslab.pictures.files import has_control_characters
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.reading import Track, in_threads, read_picture, untracked, with_keys
 from reslab.pictures.settings import SMALL, Augmentation
@@ -72,6 +73,9 @@ class DataSource:
         if len(pictures.classes) < 2:
             only = ", ".join(pictures.classes)
             raise InputError(f"{pictures.name}: only one class, {only!r}; a classifier needs two")
+        strange = [repr(name) for name in pictures.classes if has_control_characters(name)]
+        if strange:
+            raise InputError(f"{pictures.name}: control characters in names of classes:", strange)
         return with_keys(pictures, leave_out=self.leave_out, track=track)
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,15 +1,15 @@
 """The run folder: what a training run leaves behind, and how it is read again."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from reslab.errors import InputError
+from reslab.learning.lock import LOCK_FILE
 from reslab.learning.recipe import Recipe, load_recipe
 from reslab.networks.model_file import MODEL_FILE
-from reslab.writing import write_safely
+from reslab.writing import append_safely, write_safely
 
 _OWN = (
     *["recipe.toml", "run.json", "history.jsonl", MODEL_FILE, "predictions.csv"],
@@ -37,6 +37,10 @@ class Run:
     @property
     def last_checkpoint(self) -> Path:
         return self.path / "checkpoints" / "last.safetensors"
+
+    @property
+    def previous_checkpoint(self) -> Path:
+        return self.path / "checkpoints" / "previous.safetensors"
 
     @property
     def best_checkpoint(self) -> Path:
@@ -78,22 +82,32 @@ class Run:
     def recipe(self) -> Recipe:
         return load_recipe(self.path / "recipe.toml")
 
-    def create(self, *, overwrite: bool) -> None:
-        """Make the folder. Raises InputError if it holds a run already, or other files."""
+    def refuse_held(self, *, overwrite: bool) -> None:
+        """Raise InputError if the folder holds a run that is not to be replaced, or other files."""
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"--out {self.path}: a file stands there")
         try:
-            held = sorted(item.name for item in self.path.iterdir()) if self.path.exists() else []
-            if held and not overwrite:
-                what = "a run already" if "run.json" in held else f"files ({held[0]}, ...)"
-                raise InputError(
-                    f"{self.path}: holds {what}; name another --out"
-                    + (
-                        ", add --overwrite, or go on with `reslab resume`"
-                        if "run.json" in held
-                        else ""
-                    )
-                )
-            if held and "run.json" not in held:
-                raise InputError(f"{self.path}: holds files and no run; it is not overwritten")
+            held = {item.name for item in self.path.iterdir()} if self.path.exists() else set()
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be made a run folder ({error})") from None
+        if "run.json" in held and not overwrite:
+            raise InputError(
+                f"{self.path}: holds a run already; name another --out, add --overwrite, or go on"
+                " with `reslab resume`"
+            )
+        # Killed before it had a run.json, a run leaves no more than these.
+        checkpoints = self.path / "checkpoints"
+        begun = checkpoints.is_dir() and not any(checkpoints.iterdir())
+        others = sorted(held - {LOCK_FILE, *(("recipe.toml", "checkpoints") if begun else ())})
+        if others and "run.json" not in held:
+            raise InputError(
+                f"{self.path}: holds files and no run ({others[0]}, ...); name another --out"
+            )
+
+    def create(self, *, overwrite: bool) -> None:
+        """Make the folder anew. Raises InputError if it is not to be replaced."""
+        self.refuse_held(overwrite=overwrite)
+        try:
             for name in _OWN:
                 item = self.path / name
                 if item.is_dir():
@@ -104,6 +118,19 @@ class Run:
         except OSError as error:
             raise InputError(f"{self.path}: cannot be made a run folder ({error})") from None
 
+    def holder(self) -> str:
+        """Who works on the run, as far as it has said so."""
+        try:
+            return str(json.loads((self.path / "run.json").read_text("utf-8"))["process"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"
+
+    def clear_leftovers(self) -> None:
+        """Delete what a killed process left half written; only who holds the run may."""
+        for folder in (self.path, self.path / "checkpoints"):
+            for path in folder.glob(".*.tmp"):
+                path.unlink(missing_ok=True)
+
     def write_info(self, **changes: Any) -> None:
         """Set fields of run.json."""
         self.info |= changes
@@ -112,10 +139,7 @@ class Run:
         write_safely(self.path / "run.json", f"{text}\n".encode("utf-8", "surrogateescape"))
 
     def append_history(self, record: dict[str, Any]) -> None:
-        with (self.path / "history.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_safely(self.path / "history.jsonl", f"{json.dumps(record)}\n".encode())
 
     def cut_history(self, lines: int) -> None:
         """Keep the first lines: what came after the checkpoint will be written again."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from reslab.learning.checkpoint import CheckpointClock, load_checkpoint, save_ch
 from reslab.learning.device import choose_device, device_name, set_up
 from reslab.learning.display import Display
 from reslab.learning.interruption import catching_signals
+from reslab.learning.lock import holding
 from reslab.learning.loop import EpochEnd, Step, TrainingState, judge, refuse_diverged, train_epochs
 from reslab.learning.optimizers import build_optimizer
 from reslab.learning.precision import choose_precision
@@ -94,7 +96,7 @@ def train(
     device = choose_device(device)
     set_up(device)
     if out is not None:
-        _refuse_held(Path(out).expanduser(), overwrite)
+        Run(out).refuse_held(overwrite=overwrite)
     source = DataSource.named(data, test, val, root, data_root, leave_out_unreadable)
     pictures = source.read(display.track)
     chosen = (chosen or default_recipe(pictures)).with_fields(changes)
@@ -103,14 +105,15 @@ def train(
     prepared = prepare(pictures, chosen, display.track)
     check_solvable(prepared.recipe, prepared)
     prepared, precision_reason = _with_precision(prepared, device)
-    run.create(overwrite=overwrite)
-    run.write_recipe(prepared.recipe)
-    run.write_info(
-        **_description(prepared, source, device, watch_test),
-        precision_reason=precision_reason,
-        seconds={"data": time.perf_counter() - started, "features": 0.0},
-    )
-    return _work(run, prepared, device, display, began=started, fresh=True)
+    with holding(run.path, run.holder):
+        run.create(overwrite=overwrite)
+        run.write_recipe(prepared.recipe)
+        run.write_info(
+            **_description(prepared, source, device, watch_test),
+            precision_reason=precision_reason,
+            seconds={"data": time.perf_counter() - started, "features": 0.0},
+        )
+        return _work(run, prepared, device, display, began=started, fresh=True)
 
 
 def resume(
@@ -125,21 +128,73 @@ def resume(
     device = choose_device(device)
     set_up(device)
     opened = open_run(run)
-    recipe = opened.recipe()
-    if epochs is not None and epochs != recipe.epochs:
-        _refuse_extension(recipe, epochs)
-        recipe = recipe.with_fields({"epochs": epochs})
-    elif opened.finished:
-        display.say(f"{opened.path} is finished; name more --epochs to go further")
-        return opened
-    if not opened.last_checkpoint.exists():
-        raise InputError(f"{opened.path}: no checkpoint to go on from; train anew")
-    try:
-        source = DataSource(**opened.info["source"])
-    except (KeyError, TypeError):
-        raise InputError(f"{opened.path}/run.json: does not say where the data is") from None
-    prepared = prepare(source.read(display.track), recipe, display.track)
-    return _work(opened, prepared, device, display, began=started, fresh=False)
+    with holding(opened.path, opened.holder):
+        opened = open_run(run)  # again, now that no other process writes it
+        recipe = opened.recipe()
+        if epochs is not None and epochs != recipe.epochs:
+            _refuse_extension(recipe, epochs)
+            recipe = recipe.with_fields({"epochs": epochs})
+        elif opened.finished:
+            display.say(f"{opened.path} is finished; name more --epochs to go further")
+            return opened
+        try:
+            source = DataSource(**opened.info["source"])
+        except (KeyError, TypeError):
+            raise InputError(f"{opened.path}/run.json: does not say where the data is") from None
+        prepared = prepare(source.read(display.track), recipe, display.track)
+        check_solvable(prepared.recipe, prepared)
+        _refuse_changed(opened, prepared)
+        for difference in _differences(opened, device):
+            display.warn(f"{difference}: the result may differ in its last digits")
+        # Killed before its first checkpoint, a run begins.
+        fresh = not (opened.last_checkpoint.exists() or opened.previous_checkpoint.exists())
+        return _work(opened, prepared, device, display, began=started, fresh=fresh)
+
+
+def _refuse_changed(run: Run, prepared: Prepared) -> None:
+    """Raise InputError naming what is no longer as it was when the run began."""
+    pictures, info = prepared.pictures, run.info
+    found: list[str] = []
+    now, before = list(pictures.classes), list(info["classes"])
+    if now != before:
+        found += [f"class {name!r} is new" for name in now if name not in before]
+        found += [f"class {name!r} is gone" for name in before if name not in now]
+        found = found or ["the classes stand in another order"]
+    for split, count in pictures.counts().items():
+        if count != info["counts"].get(split):
+            found.append(f"{split}: {count:,} pictures where it had {info['counts'].get(split):,}")
+    if prepared.fingerprint != info["fingerprint"] and not found:
+        found.append("pictures have other contents or other labels")
+    if prepared.recipe.network != info["network"]:
+        found.append(f"network {prepared.recipe.network} where it had {info['network']}")
+    if found:
+        raise InputError(
+            f"{run.path}: the data or the network has changed since this run began; train anew:",
+            found,
+        )
+
+
+def _differences(run: Run, device: str) -> list[str]:
+    """What may make a resumed run differ in its last digits from one that was never stopped."""
+    now = _circumstances(device)
+    return [
+        f"{name} is {now[name]} where the run began with {run.info[name]}"
+        for name in now
+        if name in run.info and run.info[name] != now[name]
+    ]
+
+
+def _circumstances(device: str) -> dict[str, Any]:
+    return {
+        "device": device,
+        "device_name": device_name(device),
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "reslab": reslab.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
 
 
 def _with_precision(prepared: Prepared, device: str) -> tuple[Prepared, str]:
@@ -168,17 +223,6 @@ def _named_weights(weights: str) -> str:
     return (
         weights if weights in ("none", "pretrained") else str(Path(weights).expanduser().absolute())
     )
-
-
-def _refuse_held(out: Path, overwrite: bool) -> None:
-    """Say that the run folder is taken before the data is read, not after."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: a file stands there")
-    if (out / "run.json").exists() and not overwrite:
-        raise InputError(
-            f"--out {out}: holds a run already; name another folder, add --overwrite, or go on with"
-            " `reslab resume`"
-        )
 
 
 def _refuse_inside_data(out: Path, data: Path) -> None:
@@ -221,16 +265,9 @@ def _description(
         "notes": list(pictures.notes),
         "fingerprint": prepared.fingerprint,
         "parameters": sum(p.numel() for p in prepared.network.parameters()),
-        "device": device,
         "precision": prepared.recipe.precision,
-        "device_name": device_name(device),
-        "threads": torch.get_num_threads(),
         "watch_test": watch_test,
-        "versions": {
-            "reslab": reslab.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
+        **_circumstances(device),
     }
 
 
@@ -239,19 +276,22 @@ def _work(
 ) -> Run:
     """Train from the run's state to its end, then judge; every exit leaves the state saved."""
     recipe = prepared.recipe
+    run.clear_leftovers()
     network, trained = prepared.network.to(device), prepared.trained
     frozen = _digest_of(network, prepared.frozen)
     head = head_prefix(recipe.network, network)
     state = TrainingState(trained, build_optimizer(recipe.optimizer, trained, head))
     progress = state.progress
     if fresh:
-        save_checkpoint(run.last_checkpoint, state, prepared.fingerprint)
+        save_checkpoint(run, state, prepared.fingerprint)
     else:
-        load_checkpoint(run.last_checkpoint, state, prepared.fingerprint)
+        warning = load_checkpoint(run, state, prepared.fingerprint)
+        if warning:
+            display.warn(warning)
         progress = state.progress
         run.cut_history(progress.history_lines)
         run.write_recipe(recipe)
-    run.write_info(status="running")
+    run.write_info(status="running", process=f"process {os.getpid()} on {platform.node()}")
     _announce(run, prepared, display)
     with catching_signals() as caught:
 
@@ -291,10 +331,10 @@ def _work(
                 ending = bool(caught)  # once: a signal may come at any moment
                 if clock.due(isinstance(event, EpochEnd)) or ending:
                     refuse_diverged(state)
-                    save_checkpoint(run.last_checkpoint, state, prepared.fingerprint)
+                    save_checkpoint(run, state, prepared.fingerprint)
                 if ending:
                     stop()
-            save_checkpoint(run.last_checkpoint, state, prepared.fingerprint)
+            save_checkpoint(run, state, prepared.fingerprint)
     if _digest_of(network, prepared.frozen) != frozen:
         raise AssertionError("the frozen part changed")
     return _finish(run, prepared, state, device, began)
@@ -465,3 +505,14 @@ def _failing_safely(
             _draw_curves(run)
         run.write_info(status="failed", error=str(error))
         raise
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and (
+            "allocate memory" not in str(error)
+        ):
+            raise
+        message = (
+            "there is not enough memory; the last good state is kept. Set a smaller --batch-size,"
+            " or --micro-batch, which leaves the steps as they are"
+        )
+        run.write_info(status="failed", error=message)
+        raise InputError(message) from None

@@ -1,5 +1,6 @@
 """Networks by name: ours, torchvision's ResNets and ResNeXts, and timm's."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -129,8 +130,12 @@ def timm_config(name: str) -> TimmConfig:
     import timm
 
     plain = name.removeprefix("timm:")
-    config = timm.models.get_pretrained_cfg(plain, allow_unregistered=True) if plain else None
-    if config is None and not timm.is_model(plain):
+    # With a colon or a slash timm would look in a folder or on a hub.
+    known_form = re.fullmatch(r"[\w.-]+", plain) is not None
+    config = None
+    if known_form:
+        config = timm.models.get_pretrained_cfg(plain, allow_unregistered=True)
+    if config is None and not (known_form and timm.is_model(plain)):
         known = (*OURS, *TORCHVISION, *timm.list_models())
         hint = nearest(name, known).split("; choose")[0]
         raise InputError(

@@ -1,5 +1,6 @@
 """The model file: safetensors whose header carries architecture, classes and preprocessing."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,14 @@ from torch import nn
 
 from reslab.errors import InputError
 from reslab.networks.catalogue import NetworkSpec, build_network
+from reslab.pictures.files import has_control_characters
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.settings import Averaging, Size
 from reslab.writing import write_safely
 
 FORMAT = 1
 MODEL_FILE = "model.safetensors"
+_LARGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
 
 
 class SplitOrigin(BaseModel):
@@ -68,43 +71,95 @@ def save_model(path: Path, state: dict[str, torch.Tensor], model: Model) -> None
         "channels": model.spec.channels,
         "size": model.spec.size,
         "classes": model.classes,
-        "preprocessing": model.preprocessing.model_dump(),
+        "preprocessing": model.preprocessing.model_dump(mode="json"),
         "averaging": model.averaging,
-        "origin": model.origin.model_dump() if model.origin else None,
+        "origin": model.origin.model_dump(mode="json") if model.origin else None,
     }
-    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    text = json.dumps(header, ensure_ascii=False, sort_keys=True)
-    write_safely(path, safetensors.torch.save(tensors, {"reslab": text}))
+    write_safely(path, tensor_file(state, header))
+
+
+def tensor_file(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> bytes:
+    """safetensors with our JSON header, which carries a SHA-256 of all the file says."""
+    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    whole = header | {"sha256": _digest(plain, header)}
+    text = json.dumps(whole, ensure_ascii=False, sort_keys=True)
+    return safetensors.torch.save(plain, {"reslab": text})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """(tensors, our JSON header) of a file reslab wrote. Raises InputError for any other file."""
     if not path.is_file():
         raise InputError(f"{path}: no such model file")
-    with path.open("rb") as file:
-        start = file.read(2)
-    if start == b"PK" or start[:1] == b"\x80":
-        raise InputError(
-            f"{path}: this is a pickle (a PyTorch .pt or .pth file), which can run code on loading;"
-            " reslab opens only its own model.safetensors"
-        )
     try:
+        _refuse_strange(path)
         with safetensors.safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
             # An opened file is no dictionary: it cannot be iterated over itself.
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # whatever a hostile file makes the library meet
         raise InputError(f"{path}: not a readable model file ({error})") from None
     try:
-        header = json.loads(metadata["reslab"])
-    except (KeyError, ValueError):
+        header = json.loads(metadata["reslab"], object_pairs_hook=_no_key_twice)
+    except (KeyError, ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
         raise InputError(
             f"{path}: safetensors without reslab's header (architecture, classes, preprocessing);"
             " to start from such weights use train --weights"
         )
+    if header.pop("sha256", None) != _digest(tensors, header):
+        raise InputError(f"{path}: damaged: its checksum does not fit what it holds")
     return tensors, header
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors do: the length of a JSON object, and the object.
+
+    The length alone may look like any other kind's first bytes. Raises OSError.
+    """
+    with path.open("rb") as file:
+        start = file.read(9)
+    length = int.from_bytes(start[:8], "little")
+    return start[8:] == b"{" and 2 <= length <= min(_LARGEST_HEADER, path.stat().st_size - 8)
+
+
+def _refuse_strange(path: Path) -> None:
+    """Look at a file's beginning before anything else reads it."""
+    if not is_safetensors(path):
+        with path.open("rb") as file:
+            start = file.read(262)
+        # A zip, a pickle of protocol 2 or later, or a tar: PyTorch's formats, by their age.
+        if start[:2] == b"PK" or start[:1] == b"\x80" or start[257:] == b"ustar":
+            raise InputError(
+                f"{path}: this is a pickle (a PyTorch .pt or .pth file), which can run code on"
+                " loading; reslab opens only its own model.safetensors"
+            )
+        raise InputError(f"{path}: not a model file (no safetensors header)")
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        text = file.read(length)
+    try:
+        json.loads(text, object_pairs_hook=_no_key_twice)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a model file (its header: {error})") from None
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _digest(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for key in sorted(tensors):
+        value = tensors[key]
+        digest.update(f"\0{key} {value.dtype} {tuple(value.shape)}\0".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load_model(location: str | Path) -> Model:
@@ -128,11 +183,16 @@ def load_model(location: str | Path) -> Model:
         raise InputError(f"{path}: model format {header.format}; this reslab reads {FORMAT}")
     if len(header.classes) < 2 or len(set(header.classes)) != len(header.classes):
         raise InputError(f"{path}: the header's classes are too few or repeat")
+    if any(has_control_characters(name) for name in header.classes):
+        raise InputError(f"{path}: the header's classes hold control characters")
     inputs = header.preprocessing
     if (header.channels, header.size) != (inputs.channels, inputs.size):
         raise InputError(f"{path}: the header's network and preprocessing disagree on the input")
     spec = NetworkSpec(header.network, len(header.classes), header.channels, header.size)
-    network = build_network(spec)
+    try:
+        network = build_network(spec)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     _check_state(path, tensors, network.state_dict())
     network.load_state_dict(tensors, assign=True)
     for parameter in network.parameters():

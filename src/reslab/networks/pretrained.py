@@ -11,6 +11,7 @@ from torch import nn
 
 from reslab.errors import InputError
 from reslab.networks.catalogue import OURS, TORCHVISION, head_prefix, timm_config
+from reslab.networks.model_file import is_safetensors
 from reslab.pictures.preprocessing import Preprocessing
 
 State = dict[str, torch.Tensor]
@@ -84,12 +85,11 @@ def read_state(path: Path) -> State:
     import safetensors.torch
 
     try:
-        with path.open("rb") as file:
-            start = file.read(10)
-        if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        else:
+        found: Any
+        if is_safetensors(path):
             found = safetensors.torch.load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except safetensors.SafetensorError as error:
         raise InputError(
             f"{path}: not a safetensors or PyTorch state-dict file ({error})"
@@ -117,7 +117,7 @@ def _published_state(name: str) -> tuple[State, str]:
     """(state, where it came from) of a network's published weights."""
     if name in OURS:
         raise InputError(
-            f"network {name} has no published weights; set --weights none --train all or a file"
+            f"network {name} has no published weights; set --weights none --train-from all, or name a file"
         )
     if name in TORCHVISION:
         weights = _torchvision_weights(name)

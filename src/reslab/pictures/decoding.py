@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 WHITE = (255, 255, 255, 255)
+LARGEST = 64_000_000  # pixels: each takes up to 16 bytes while it is converted
 
 
 # What makes Pillow warn makes it raise where it matters. Warnings cannot be silenced around a
@@ -36,6 +37,10 @@ def decode(data: bytes, channels: int, least: int | None = None) -> torch.Tensor
         with Image.open(io.BytesIO(data)) as opened:
             if least is not None:
                 opened.draft(opened.mode, (least, least))
+            if opened.width * opened.height > LARGEST:
+                raise UnreadablePictureError(
+                    f"too large to decode safely: {opened.width} x {opened.height} pixels"
+                )
             opened.load()
             return from_pillow(opened, channels)
     except UnreadablePictureError:

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import unicodedata
 import zipfile
 from collections import Counter
 from pathlib import Path, PurePosixPath
@@ -212,3 +213,8 @@ def read_regular(path: Path) -> bytes:
 def printable(name: str) -> str:
     """A file name that can be printed: bytes that are not UTF-8 become escapes."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def has_control_characters(name: str) -> bool:
+    """Whether printing a name could do more than show it, such as steer a terminal."""
+    return any(unicodedata.category(letter) == "Cc" for letter in name)

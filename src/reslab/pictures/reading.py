@@ -207,6 +207,10 @@ def read_picture(
     assert samples.files is not None
     try:
         data = samples.files.read(samples.paths[row])
+        if len(samples.keys) and content_key(data) != samples.keys[row]:
+            raise InputError(
+                f"{samples.where(row)}: changed while it was in use; put it back, or train anew"
+            )
         return decode(data, channels) if read is None else read(data)
     except (OSError, UnreadablePictureError) as error:
         raise InputError(f"{samples.where(row)}: {error}") from None
