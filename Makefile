@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test long lint docs bench clean
 
 $(VENV)/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -23,6 +23,10 @@ lint: $(VENV)/ready
 test: lint
 	$(BIN)/python -m pytest
 
+# The tests of kills and faults in their whole numbers: 216 kills, 10,000 flipped bits and so on.
+long: $(VENV)/ready
+	RESLAB_LONG=1 $(BIN)/python -m pytest -s tests/test_faults.py tests/test_features.py
+
 docs: $(VENV)/ready
 	$(BIN)/python tests/reference.py --write
 
@@ -34,6 +38,7 @@ bench: $(VENV)/ready
 	$(BIN)/python benchmarks/fast.py cifar10
 	$(BIN)/python benchmarks/start_up.py --repeats 1
 	$(BIN)/python benchmarks/prediction.py --photos 200
+	$(BIN)/python benchmarks/transfer.py --network resnet18 --views 1 --steps 2
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

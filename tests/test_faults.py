@@ -709,7 +709,9 @@ def test_a_picture_that_changes_or_vanishes_stops_the_run(tmp_path, monkeypatch)
         with pytest.raises(InputError, match=message):
             reslab.train(
                 folder / "d", out=folder / "r", epochs=3, batch_size=8, quiet=True,
-                network="mnist-cnn", recipe="mnist-cnn",
+                network="mnist-cnn", weights="none",
+                fields={"train_from": "all", "head": "trained", "preprocess.size": 28,
+                        "preprocess.channels": 1},
             )  # fmt: skip
         monkeypatch.setattr(training, "train_epochs", original)
         assert open_run(folder / "r").info["status"] == "failed"

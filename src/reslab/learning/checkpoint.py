@@ -46,7 +46,11 @@ def load_checkpoint(run: Run, state: TrainingState, fingerprint: str) -> str | N
             problems.append(str(error))
             continue
         _restore(path, tensors, header, state, fingerprint)
-        return f"{problems[0]}; going on from {path.name}, saved before it" if problems else None
+        if not problems:
+            return None
+        # The next save is not to put it in the place of the sound one.
+        run.last_checkpoint.unlink(missing_ok=True)
+        return f"{problems[0]}; going on from {path.name}, saved before it"
     raise InputError(f"{run.path}: no checkpoint to go on from; train anew", problems)
 
 

@@ -41,7 +41,10 @@ class FeatureStore:
 
     def refresh(self) -> None:
         """Look for what this and other processes have written. Raises OSError."""
-        self._parts, keys, places, checksums = [], [], [], []
+        self._parts = []
+        keys: list[np.ndarray] = [np.zeros(0, np.uint64)]
+        places: list[np.ndarray] = [np.zeros((0, 2), np.int64)]
+        checksums: list[np.ndarray] = [np.zeros(0, np.uint32)]
         names = sorted(self.folder.glob("*.index")) if self.folder.is_dir() else []
         for index in names:
             entries, values = self._open(index)
@@ -52,8 +55,6 @@ class FeatureStore:
             checksums.append(entries["checksum"][rows])
             places.append(np.stack([np.full(len(rows), len(self._parts)), rows], axis=1))
             self._parts.append(values)
-        if not keys:
-            return
         # The last of equal keys: np.unique gives the first, so they are turned round.
         found, first = np.unique(np.concatenate(keys)[::-1], return_index=True)
         newest = len(np.concatenate(keys)) - 1 - first
@@ -103,6 +104,17 @@ class FeatureStore:
     def _value(self, place: int) -> np.ndarray:
         part, row = self._places[place]
         return np.asarray(self._parts[part][row])
+
+    def remember_error(self, error: float) -> None:
+        """Keep how far the values are from those of full precision."""
+        with contextlib.suppress(OSError):
+            (self.folder / "relative_error").write_text(repr(error), "utf-8")
+
+    def recall_error(self) -> float | None:
+        try:
+            return float((self.folder / "relative_error").read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
 
     def put(self, keys: np.ndarray, values: np.ndarray) -> None:
         """Append values; `refresh` lets them be found. Raises OSError, and leaves no half."""

@@ -83,12 +83,13 @@ class Features:
         vectors = len(self.shape) == 1
         dtype = "<f4" if vectors else "<f2"
         self._dtype = torch.float32 if vectors else torch.float16
-        digest = _digest(before, FORMAT, record.model_dump_json(), precision, dtype)
+        made_by = torch.__version__, device.split(":")[0], precision
+        digest = _digest(before, FORMAT, record.model_dump_json(), dtype, *made_by)
         self._store = FeatureStore(cache_folder() / "features" / digest, self.shape, dtype)
         self._unsaved: dict[int, np.ndarray] = {}
         self._held: dict[tuple[int, int], torch.Tensor] = {}
         self.computed = self.damaged = 0
-        self.relative_error: float | None = None
+        self.relative_error = self._store.recall_error()
         self.cannot_save: str | None = None
 
     def missing(
@@ -155,7 +156,8 @@ class Features:
             self._keep(names, found.numpy())
             self.computed += len(names)
             yield len(names)
-        self._store.refresh()
+        if lacking:
+            self._store.refresh()
 
     def _passes(
         self, lacking: list[tuple[Samples, int, tuple[int, ...]]]
@@ -189,8 +191,15 @@ class Features:
         network16 = copy.deepcopy(network).to(torch.bfloat16)
         with torch.inference_mode():
             exact = network(few)
-            error = (network16(few.bfloat16()).float() - exact).norm() / exact.norm()
-        self.relative_error = float(error)
+            try:
+                found = network16(few.bfloat16()).float()
+            except RuntimeError as error:  # a layer that computes in float32 inside
+                reason = str(error).strip().splitlines()[0]
+                raise InputError(
+                    f"the frozen part cannot compute in bf16 ({reason}); set --precision fp32"
+                ) from None
+        self.relative_error = float((found - exact).norm() / exact.norm().clamp(min=1e-12))
+        self._store.remember_error(self.relative_error)
         return lambda x: network16(x.bfloat16())
 
     def _keep(self, names: np.ndarray, values: np.ndarray) -> None:
@@ -227,6 +236,11 @@ class Features:
         known = places >= 0
         out[torch.from_numpy(known)] = self._store.read(places[known])
         for row in np.flatnonzero(~known).tolist():
+            if int(names[row]) not in self._unsaved:
+                raise InputError(
+                    "features were deleted from the cache while they were in use; `reslab resume`"
+                    " computes them again"
+                )
             out[row] = torch.from_numpy(self._unsaved[int(names[row])])
         return out
 
@@ -277,8 +291,11 @@ def _digest(before: fx.GraphModule, *facts: object) -> str:
     """Names what a frozen part computes: its code, its weights, and what else is decisive."""
     digest = hashlib.blake2b(repr((before.code, *facts)).encode(), digest_size=16)
     for name, module in before.named_modules():
-        digest.update(f"{name} {type(module).__name__} {module.extra_repr()}".encode())
-    for name, value in before.state_dict().items():
+        settings = {key: value for key, value in vars(module).items() if key[0] != "_"}
+        plain = {k: v for k, v in settings.items() if isinstance(v, int | float | str | tuple)}
+        digest.update(f"{name} {type(module).__name__} {sorted(plain.items())}".encode())
+    held = dict(before.named_buffers()) | before.state_dict()  # some buffers are in no state
+    for name, value in held.items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

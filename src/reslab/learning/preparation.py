@@ -245,10 +245,11 @@ def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Pre
             f"averaging = {recipe.averaging!r} computes views of its own; it goes with"
             " --features online, or --averaging none"
         )
+    augment = recipe.training_augmentation
     stores = {
         name: PixelStore(
             samples,
-            training_target(preprocessing, recipe.augment) if name == "train" else preprocessing,
+            training_target(preprocessing, augment) if name == "train" else preprocessing,
         )
         for name, samples in whole
     }
@@ -258,11 +259,12 @@ def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Pre
     batches = TrainingBatches(
         stores["train"],
         preprocessing,
-        recipe.augment,
+        augment,
         batch_size=recipe.batch_size,
         shuffle=recipe.shuffle,
         seed=recipe.seed,
         view_seed=recipe.augmentation_seed,
+        count=recipe.views if recipe.frozen else None,
     )
     whole = whole.with_notes(*{store.note for store in stores.values() if store.note})
     if recipe.weights == "none":

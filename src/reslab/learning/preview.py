@@ -57,10 +57,15 @@ def preview(
     train = pictures.splits["train"]
     store = PixelStore(
         train.take(each_class_in_turn(train.labels, SHOWN)),
-        training_target(preprocessing, chosen.augment),
+        training_target(preprocessing, chosen.training_augmentation),
     )
     batches = TrainingBatches(
-        store, preprocessing, chosen.augment, batch_size=SHOWN, shuffle=False, seed=chosen.seed
+        store,
+        preprocessing,
+        chosen.training_augmentation,
+        batch_size=SHOWN,
+        shuffle=False,
+        seed=chosen.augmentation_seed,
     )
     draw_training_sheet(batches, pictures.classes, path)
     return {

@@ -117,8 +117,8 @@ class Recipe(_Part):
     class_weights: "balanced" lets each class count as much as another in the loss, however many
         pictures it has.
     features: whether the frozen part's outputs are "cached", or computed "online" in each step.
-    views: how many augmented views of each training picture are cached; epoch e trains on view
-        e mod `views`. 0 is the picture as it is in evaluation.
+    views: how many augmented views of each training picture there are where a part is frozen;
+        epoch e trains on view e mod `views`. 0 is the picture as it is in evaluation.
     view_seed: decides the augmentation where a part is frozen, in place of the seed.
     micro_batch: how many pictures pass through the network at a time; the gradients of a batch
         are summed over its parts, and batch norm sees each part on its own. The whole if left out.
@@ -150,6 +150,16 @@ class Recipe(_Part):
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     split: Split = Split()
+
+    @model_validator(mode="after")
+    def _a_solved_head_has_features(self) -> Self:
+        if self.head == "solved" and self.weights == "none":
+            raise ValueError(
+                "head = 'solved' needs weights that have learned something; set head = 'trained'"
+            )
+        if self.solves and self.features == "online":
+            raise ValueError("head = 'solved' works on cached features; set head = 'trained'")
+        return self
 
     @field_validator("checkpoint_every")
     @classmethod
@@ -186,6 +196,11 @@ class Recipe(_Part):
     def frozen_start(self) -> bool:
         """Whether pretrained layers train on from a head that is solved first."""
         return self.head == "solved" and self.train_from != "head" and self.weights != "none"
+
+    @property
+    def training_augmentation(self) -> Augmentation:
+        """What training pictures go through: nothing where the evaluation's view is asked for."""
+        return Augmentation() if self.frozen and self.views == 0 else self.augment
 
     @property
     def augmentation_seed(self) -> int:

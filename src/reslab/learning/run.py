@@ -1,6 +1,8 @@
 """The run folder: what a training run leaves behind, and how it is read again."""
 
+import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,9 @@ from reslab.networks.model_file import MODEL_FILE
 from reslab.writing import append_safely, write_safely
 
 _OWN = (
-    *["recipe.toml", "run.json", "history.jsonl", MODEL_FILE, "predictions.csv"],
+    *["recipe.toml", "history.jsonl", MODEL_FILE, "predictions.csv"],
     *["curves.png", "preview.png", "checkpoints"],
+    "run.json",  # last: without it the folder would hold files and no run
 )
 
 
@@ -98,6 +101,8 @@ class Run:
         # Killed before it had a run.json, a run leaves no more than these.
         checkpoints = self.path / "checkpoints"
         begun = checkpoints.is_dir() and not any(checkpoints.iterdir())
+        unfinished = re.compile(r"\.(recipe\.toml|run\.json)\.\d+\.tmp")
+        held = {name for name in held if not (begun and unfinished.fullmatch(name))}
         others = sorted(held - {LOCK_FILE, *(("recipe.toml", "checkpoints") if begun else ())})
         if others and "run.json" not in held:
             raise InputError(
@@ -166,9 +171,13 @@ def open_run(path: str | Path) -> Run:
 
 
 def new_run_folder(recipe: str, data: str) -> Path:
-    """The next free runs/<recipe>-<data>-<number>."""
+    """Make the next free runs/<recipe>-<data>-<number>. Raises OSError."""
     stem = f"{recipe}-{Path(data).name.split('.')[0] or 'data'}"
-    number = 1
-    while (Path("runs") / f"{stem}-{number}").exists():
-        number += 1
-    return Path("runs") / f"{stem}-{number}"
+    for number in itertools.count(1):
+        path = Path("runs") / f"{stem}-{number}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("numbers do not end")

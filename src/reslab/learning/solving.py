@@ -67,16 +67,18 @@ class HeadProblem:
 
         optimizer.step(closure)  # type: ignore[no-untyped-call]  # torch has no types here
         with torch.no_grad():
-            head.weight.copy_(weight / self.spread)
-            head.bias.copy_(bias - head.weight @ self.mean)
+            plain = weight / self.spread
+            head.weight.copy_(plain)
+            head.bias.copy_(bias - plain @ self.mean)
 
     @torch.no_grad()
     def logits(self, head: nn.Linear) -> torch.Tensor:
         return F.linear(self.x, *self._standardised(head))
 
     def _standardised(self, head: nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:
-        """The head's weights and biases for standardised features."""
-        return head.weight * self.spread, head.bias + head.weight @ self.mean
+        """The head's weights and biases for standardised features, which are on the CPU."""
+        weight, bias = head.weight.cpu(), head.bias.cpu()
+        return weight * self.spread, bias + weight @ self.mean
 
     def loss(self, logits: torch.Tensor) -> torch.Tensor:
         each = F.cross_entropy(logits, self.labels, reduction="none")
@@ -128,6 +130,7 @@ def best_head(
     for strength in strengths(_PATH):
         problem.solve(head, strength)
         with torch.no_grad():
-            loss = float(F.cross_entropy(head(x.flatten(1)), labels))
+            logits = head(x.flatten(1).to(head.weight.device)).cpu()
+        loss = float(F.cross_entropy(logits, labels))
         found.append((loss, copy.deepcopy(head.state_dict())))
     head.load_state_dict(min(found, key=lambda one: one[0])[1])

@@ -6,6 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,11 +101,12 @@ def train(
     source = DataSource.named(data, test, val, root, data_root, leave_out_unreadable)
     pictures = source.read(display.track)
     chosen = (chosen or default_recipe(pictures)).with_fields(changes)
-    run = Run(out) if out is not None else Run(new_run_folder(chosen.name, str(data)))
-    _refuse_inside_data(run.path, Path(str(data)).expanduser())
+    _refuse_inside_data(Path(out or "runs").expanduser(), Path(str(data)).expanduser())
     prepared = prepare(pictures, chosen, display.track)
-    check_solvable(prepared.recipe, prepared)
+    check_solvable(prepared)
+    _say_what_has_no_part(prepared.recipe, changes, display)
     prepared, precision_reason = _with_precision(prepared, device)
+    run = Run(new_run_folder(chosen.name, str(data)) if out is None else out)
     with holding(run.path, run.holder):
         run.create(overwrite=overwrite)
         run.write_recipe(prepared.recipe)
@@ -142,12 +144,14 @@ def resume(
         except (KeyError, TypeError):
             raise InputError(f"{opened.path}/run.json: does not say where the data is") from None
         prepared = prepare(source.read(display.track), recipe, display.track)
-        check_solvable(prepared.recipe, prepared)
+        check_solvable(prepared)
         _refuse_changed(opened, prepared)
         for difference in _differences(opened, device):
             display.warn(f"{difference}: the result may differ in its last digits")
         # Killed before its first checkpoint, a run begins.
-        fresh = not (opened.last_checkpoint.exists() or opened.previous_checkpoint.exists())
+        fresh = not (opened.path / "history.jsonl").exists() and not any(
+            path.exists() for path in (opened.last_checkpoint, opened.previous_checkpoint)
+        )
         return _work(opened, prepared, device, display, began=started, fresh=fresh)
 
 
@@ -155,6 +159,7 @@ def _refuse_changed(run: Run, prepared: Prepared) -> None:
     """Raise InputError naming what is no longer as it was when the run began."""
     pictures, info = prepared.pictures, run.info
     found: list[str] = []
+    now_frozen = _digest_of(prepared.network, prepared.frozen)
     now, before = list(pictures.classes), list(info["classes"])
     if now != before:
         found += [f"class {name!r} is new" for name in now if name not in before]
@@ -165,6 +170,10 @@ def _refuse_changed(run: Run, prepared: Prepared) -> None:
             found.append(f"{split}: {count:,} pictures where it had {info['counts'].get(split):,}")
     if prepared.fingerprint != info["fingerprint"] and not found:
         found.append("pictures have other contents or other labels")
+    if info.get("frozen", now_frozen) != now_frozen and not found:
+        found.append(
+            f"the weights of the frozen part differ: {prepared.recipe.weights} has changed"
+        )
     if prepared.recipe.network != info["network"]:
         found.append(f"network {prepared.recipe.network} where it had {info['network']}")
     if found:
@@ -218,6 +227,16 @@ def _with_precision(prepared: Prepared, device: str) -> tuple[Prepared, str]:
     return replace(prepared, recipe=recipe.with_fields({"precision": precision})), reason
 
 
+def _say_what_has_no_part(recipe: Recipe, changes: Mapping[str, Any], display: Display) -> None:
+    """Tell who has set options that a solved head does not look at."""
+    parts = ("optimizer", "schedule", "batch_size", "micro_batch", "label_smoothing")
+    given = [name for name in changes if recipe.solves and name.split(".")[0] in parts]
+    if given:
+        display.warn(
+            f"the head is solved: {', '.join(given)} has no part in it, but with --head trained"
+        )
+
+
 def _named_weights(weights: str) -> str:
     """A file's whole path: the run may be resumed from another folder."""
     return (
@@ -264,6 +283,7 @@ def _description(
         "left_out": list(pictures.left_out),
         "notes": list(pictures.notes),
         "fingerprint": prepared.fingerprint,
+        "frozen": _digest_of(prepared.network, prepared.frozen),
         "parameters": sum(p.numel() for p in prepared.network.parameters()),
         "precision": prepared.recipe.precision,
         "watch_test": watch_test,
@@ -277,7 +297,7 @@ def _work(
     """Train from the run's state to its end, then judge; every exit leaves the state saved."""
     recipe = prepared.recipe
     run.clear_leftovers()
-    network, trained = prepared.network.to(device), prepared.trained
+    network, trained = prepared.network.to(device), prepared.trained.to(device)
     frozen = _digest_of(network, prepared.frozen)
     head = head_prefix(recipe.network, network)
     state = TrainingState(trained, build_optimizer(recipe.optimizer, trained, head))
@@ -293,7 +313,7 @@ def _work(
         run.write_recipe(recipe)
     run.write_info(status="running", process=f"process {os.getpid()} on {platform.node()}")
     _announce(run, prepared, display)
-    with catching_signals() as caught:
+    with catching_signals() as caught, _failing_safely(run, prepared):
 
         def stop() -> None:
             if caught:
@@ -302,10 +322,10 @@ def _work(
         if prepared.cut is not None:
             _draw_preview(run, prepared)
             prepared, report = with_features(prepared, device, display, stop)
-            _note_features(run, report)
+            _note_features(run, "features", report)
         if recipe.frozen_start and progress.epoch == progress.step == 0:
             report = start_from_solved_head(prepared, device, display, stop)
-            _note_features(run, report)
+            _note_features(run, "head_features", report)
         judged = {
             name: batches
             for name, batches in prepared.evaluation.items()
@@ -319,7 +339,7 @@ def _work(
             steps = len(prepared.batches)
         clock = CheckpointClock(recipe.checkpoint_every)
         with display.training(recipe.epochs, steps, progress.epoch * steps + progress.step):
-            for event in _failing_safely(events, run, prepared):
+            for event in events:
                 if isinstance(event, EpochEnd):
                     run.append_history(event.record)
                     if event.best:
@@ -335,6 +355,7 @@ def _work(
                 if ending:
                     stop()
             save_checkpoint(run, state, prepared.fingerprint)
+            stop()
     if _digest_of(network, prepared.frozen) != frozen:
         raise AssertionError("the frozen part changed")
     return _finish(run, prepared, state, device, began)
@@ -349,10 +370,12 @@ def _digest_of(network: nn.Module, names: tuple[str, ...]) -> str:
     return digest.hexdigest()
 
 
-def _note_features(run: Run, report: dict[str, Any]) -> None:
+def _note_features(run: Run, name: str, report: dict[str, Any]) -> None:
+    """Put a report of features into run.json, on top of what a stopped session has computed."""
     seconds = run.info["seconds"]
     seconds["features"] += report.pop("seconds")
-    run.write_info(features=report, seconds=seconds)
+    report["computed"] += run.info.get(name, {}).get("computed", 0)
+    run.write_info(**{name: report}, seconds=seconds)
 
 
 def _finish(
@@ -493,26 +516,26 @@ def _interrupted(
     )
 
 
-def _failing_safely(
-    events: Iterator[Step | EpochEnd], run: Run, prepared: Prepared
-) -> Iterator[Step | EpochEnd]:
-    """The events; a run that diverges is recorded as failed and keeps its best model so far."""
+@contextmanager
+def _failing_safely(run: Run, prepared: Prepared) -> Iterator[None]:
+    """Record a run that cannot go on as failed, and keep its best model so far."""
     try:
-        yield from events
-    except InputError as error:
+        yield
+    except (InputError, MemoryError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            problem = error
+        elif isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+            "allocate memory" in str(error)  # torch's own, on a CPU
+        ):
+            problem = InputError(
+                "there is not enough memory; the last good state is kept. Set a smaller"
+                " --batch-size, or --micro-batch, which leaves the steps as they are; where a"
+                " part is frozen, fewer --views"
+            )
+        else:
+            raise
         if run.best_checkpoint.exists():
             _publish_best(run, prepared)
             _draw_curves(run)
-        run.write_info(status="failed", error=str(error))
-        raise
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and (
-            "allocate memory" not in str(error)
-        ):
-            raise
-        message = (
-            "there is not enough memory; the last good state is kept. Set a smaller --batch-size,"
-            " or --micro-batch, which leaves the steps as they are"
-        )
-        run.write_info(status="failed", error=message)
-        raise InputError(message) from None
+        run.write_info(status="failed", error=str(problem))
+        raise problem from None

@@ -27,11 +27,11 @@ from reslab.learning.loop import (
     judge,
 )
 from reslab.learning.preparation import Prepared, cut_head, training_target
-from reslab.learning.recipe import Recipe
 from reslab.learning.solving import HeadProblem, best_head, solve_epochs
 from reslab.networks.cutting import Cut, UncuttableError
 from reslab.pictures.batches import Batch
 
+_TRIES = 3  # another process may prune the cache meanwhile
 Stop = Callable[[], None]  # raises if the work is to end here
 
 
@@ -84,7 +84,8 @@ def _compute(
 ) -> dict[str, Any]:
     started = time.perf_counter()
     splits = prepared.pictures.splits
-    lacking = features.missing((splits[name], of) for name, of in wanted.items())
+    everything = [(splits[name], of) for name, of in wanted.items()]
+    lacking = features.missing(everything)
     count = sum(len(of) for _, _, of in lacking)
     whole = sum(len(splits[name]) * len(of) for name, of in wanted.items())
     needed = features.make_room(count)
@@ -94,13 +95,17 @@ def _compute(
         display.say(
             f"features   {count:,} of {whole:,} views to compute, {needed / 1e6:,.0f} MB to keep"
         )
-    for done in display.counted(features.compute(lacking), "features", count):
-        del done
-        stop()
+    for _ in range(_TRIES):
+        for _done in display.counted(features.compute(lacking), "features", len(lacking)):
+            stop()
+        lacking = features.missing(everything) if lacking else []
+        if not lacking:
+            break
+    else:
+        raise InputError("the features are deleted from the cache as soon as they are computed")
     if features.cannot_save:
         display.warn(f"features are kept in memory, for this run alone: {features.cannot_save}")
     return {
-        "views": prepared.recipe.views,
         "shape": list(features.shape),
         "precision": prepared.recipe.precision,
         "relative_error": features.relative_error,
@@ -134,14 +139,8 @@ def start_from_solved_head(
 
     Returns a report of the features.
     """
-    recipe, splits = prepared.recipe, prepared.pictures.splits
-    try:
-        parts = cut_head(prepared.network, recipe)
-    except UncuttableError as error:
-        raise InputError(
-            f"head = 'solved' needs a network that can be cut before its head, and {recipe.network}"
-            f" cannot ({error}); set --head trained"
-        ) from None
+    splits = prepared.pictures.splits
+    parts = cut_head(prepared.network, prepared.recipe)
     features = _features(prepared, parts, device)
     names = [name for name in splits if name != "test"]
     wanted: dict[str, tuple[int, ...]] = dict.fromkeys(names, (EVALUATION,))
@@ -170,19 +169,22 @@ def _problem(features: Features, prepared: Prepared, views: tuple[int, ...]) -> 
 def only_linear(network: nn.Module) -> nn.Linear:
     """The head as a layer. Raises InputError if it is no single linear layer."""
     layers = [layer for layer in network.modules() if not list(layer.children())]
-    if len(layers) != 1 or not isinstance(layers[0], nn.Linear):
+    if len(layers) != 1 or not isinstance(layers[0], nn.Linear) or layers[0].bias is None:
         raise InputError(
-            "head = 'solved' needs a head of one linear layer, which this network has not; set"
-            " --head trained"
+            "head = 'solved' needs a head of one linear layer with biases, which this network has"
+            " not; set --head trained"
         )
     return layers[0]
 
 
-def check_solvable(recipe: Recipe, prepared: Prepared) -> None:
-    """Refuse early what a solved head cannot do."""
-    if recipe.solves and prepared.cut is None:
-        raise InputError(
-            "head = 'solved' works on cached features: set --head trained to go without"
-        )
-    if recipe.solves:
-        only_linear(prepared.trained)
+def check_solvable(prepared: Prepared) -> None:
+    """Refuse before anything is computed what a solved head cannot do. Raises InputError."""
+    recipe = prepared.recipe
+    if recipe.head == "solved":
+        try:
+            only_linear(cut_head(prepared.network, recipe).after)
+        except UncuttableError as error:
+            raise InputError(
+                f"head = 'solved' needs a network that can be cut before its head, and"
+                f" {recipe.network} cannot ({error}); set --head trained"
+            ) from None

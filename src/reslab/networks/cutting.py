@@ -33,7 +33,7 @@ def cut(network: nn.Module, layer: str) -> Cut:
     try:
         graph = LayerTracer().trace(network.eval())
     except Exception as error:  # control flow that depends on values: each fails in its own way
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise UncuttableError(f"its layers cannot be followed: {reason}") from None
     places = _places(graph)
     if layer not in places:
@@ -41,10 +41,13 @@ def cut(network: nn.Module, layer: str) -> Cut:
         problem = "not one tensor alone passes before it" if inside else "no such layer"
         known = (*(name for name in places if name.count(".") <= 1), "head", "all")
         raise UncuttableError(f"{problem}{nearest(layer, known)}")
-    return Cut(
-        fx.GraphModule(network, _up_to(graph, places[layer])),
-        fx.GraphModule(network, _from(graph, places[layer])),
-    )
+    before = fx.GraphModule(network, _up_to(graph, places[layer]))
+    after = fx.GraphModule(network, _from(graph, places[layer]))
+    own, first, second = (part.state_dict().keys() for part in (network, before, after))
+    if first & second or (second | first) - own:
+        # A layer that computes on both sides, or a constant that tracing has made.
+        raise UncuttableError("its parts are not independent")
+    return Cut(before, after)
 
 
 def _names(node: fx.Node) -> Iterator[str]:

@@ -109,7 +109,9 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             f"{path}: safetensors without reslab's header (architecture, classes, preprocessing);"
             " to start from such weights use train --weights"
         )
-    if header.pop("sha256", None) != _digest(tensors, header):
+    if "sha256" not in header:
+        raise InputError(f"{path}: carries no checksum; written by an earlier reslab or not by it")
+    if header.pop("sha256") != _digest(tensors, header):
         raise InputError(f"{path}: damaged: its checksum does not fit what it holds")
     return tensors, header
 

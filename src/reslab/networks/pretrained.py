@@ -117,7 +117,8 @@ def _published_state(name: str) -> tuple[State, str]:
     """(state, where it came from) of a network's published weights."""
     if name in OURS:
         raise InputError(
-            f"network {name} has no published weights; set --weights none --train-from all, or name a file"
+            f"network {name} has no published weights; set --weights none --train-from all, or name"
+            " a file"
         )
     if name in TORCHVISION:
         weights = _torchvision_weights(name)

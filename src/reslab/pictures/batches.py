@@ -95,7 +95,8 @@ class TrainingBatches(Batches):
     """Augmented pictures: input (n, C, H, W).
 
     `store` must give the pictures at `augmentation.resize` where that is set. `view_seed` decides
-    the augmentation, if it is not to be the seed that decides the order.
+    the augmentation, if it is not to be the seed that decides the order; with `count` there are so
+    many views of a picture, and epochs take them in turn.
     """
 
     def __init__(
@@ -108,12 +109,14 @@ class TrainingBatches(Batches):
         shuffle: bool,
         seed: int,
         view_seed: int | None = None,
+        count: int | None = None,
     ) -> None:
         super().__init__(store.samples, batch_size=batch_size, shuffle=shuffle, seed=seed)
         self.store = store
         self.preprocessing = preprocessing
         self.augmentation = augmentation
         self.view_seed = seed if view_seed is None else view_seed
+        self.count = count
 
     @property
     def waits(self) -> bool:
@@ -121,7 +124,8 @@ class TrainingBatches(Batches):
 
     def inputs(self, rows: torch.Tensor, epoch: int) -> torch.Tensor:
         keys = self.samples.keys[rows.numpy()]
-        drawn = draw_for(self.augmentation, self.view_seed, epoch, keys)
+        view = epoch % self.count if self.count else epoch
+        drawn = draw_for(self.augmentation, self.view_seed, view, keys)
         pixels = self.store.take(rows)
         return views(pixels, drawn, self.augmentation, self.preprocessing)
 

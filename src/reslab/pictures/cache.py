@@ -105,12 +105,12 @@ def make_room(path: Path, needed: int) -> bool:
     free = shutil.disk_usage(path.parent).free
     given = os.environ.get("RESLAB_CACHE_LIMIT")
     limit = size_of(given) if given else max(LEAST, free // 2)
-    if needed > min(limit, free):
+    held = entries(path.parent)
+    own = sum(entry.size for entry in held if entry.path == path)
+    if needed > free or own + needed > limit:
         return False
     for left in _leftovers(path.parent):
         left.unlink(missing_ok=True)
-    held = entries(path.parent)
-    own = sum(entry.size for entry in held if entry.path == path)
     prune(limit - needed - own, [entry for entry in held if entry.path != path])
     return True
 
