@@ -96,7 +96,8 @@ def _compute(
             f"features   {count:,} of {whole:,} views to compute, {needed / 1e6:,.0f} MB to keep"
         )
     for _ in range(_TRIES):
-        for _done in display.counted(features.compute(lacking), "features", len(lacking)):
+        total = sum(len(of) for _, _, of in lacking)
+        for _done in display.counted(features.compute(lacking), "features", total):
             stop()
         lacking = features.missing(everything) if lacking else []
         if not lacking:
