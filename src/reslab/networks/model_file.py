@@ -21,6 +21,7 @@ from reslab.writing import write_safely
 
 FORMAT = 1
 MODEL_FILE = "model.safetensors"
+_BLANK = 64 * "0"  # in the place of the checksum, while it is computed
 _LARGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
 
 
@@ -81,8 +82,9 @@ def save_model(path: Path, state: dict[str, torch.Tensor], model: Model) -> None
 def tensor_file(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> bytes:
     """safetensors with our JSON header, which carries a SHA-256 of all the file says."""
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    whole = header | {"sha256": _digest(plain, header)}
-    text = json.dumps(whole, ensure_ascii=False, sort_keys=True)
+    # Of the very text: another one may be read as the same numbers.
+    text = json.dumps(header | {"sha256": _BLANK}, ensure_ascii=False, sort_keys=True)
+    text = text.replace(_BLANK, _digest(plain, text))
     return safetensors.torch.save(plain, {"reslab": text})
 
 
@@ -109,9 +111,10 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             f"{path}: safetensors without reslab's header (architecture, classes, preprocessing);"
             " to start from such weights use train --weights"
         )
-    if "sha256" not in header:
+    found = header.pop("sha256", None)
+    if not isinstance(found, str) or len(found) != len(_BLANK):
         raise InputError(f"{path}: carries no checksum; written by an earlier reslab or not by it")
-    if header.pop("sha256") != _digest(tensors, header):
+    if found != _digest(tensors, metadata["reslab"].replace(found, _BLANK)):
         raise InputError(f"{path}: damaged: its checksum does not fit what it holds")
     return tensors, header
 
@@ -155,8 +158,8 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _digest(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+def _digest(tensors: dict[str, torch.Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
     for key in sorted(tensors):
         value = tensors[key]
         digest.update(f"\0{key} {value.dtype} {tuple(value.shape)}\0".encode())

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 WHITE = (255, 255, 255, 255)
-LARGEST = 64_000_000  # pixels: each takes up to 16 bytes while it is converted
+LARGEST = 50_000_000  # pixels: each takes up to 10 bytes while it is converted
 
 
 # What makes Pillow warn makes it raise where it matters. Warnings cannot be silenced around a
