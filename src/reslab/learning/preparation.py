@@ -19,6 +19,7 @@ from reslab.networks.fast import Whitening
 from reslab.networks.pretrained import load_pretrained, pretrained_preprocessing
 from reslab.pictures import draws
 from reslab.pictures.batches import Batch, Batches, TrainingBatches, evaluation_batches
+from reslab.pictures.decoding import decode
 from reslab.pictures.files import has_control_characters
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.reading import Track, in_threads, read_picture, untracked, with_keys
@@ -29,6 +30,7 @@ from reslab.pictures.store import PixelStore
 from reslab.pictures.table import Pictures, Samples
 
 _PEEKED = 64
+_LARGE = 2048  # pixels a side: beyond it a JPEG's exact size decides nothing
 _STATISTICS_FROM = 2000
 WHITENED = 5000  # pictures that a whitening layer learns from, at most
 
@@ -98,7 +100,10 @@ class Peek:
 def peek(pictures: Pictures) -> Peek:
     """Look at up to 64 pictures spread over train: the median size, and whether all are grey."""
     samples = pictures.train()
-    found = [read_picture(samples, row, 3) for row in _spread(len(samples), _PEEKED)]
+    found = [
+        read_picture(samples, row, 3, lambda data: decode(data, 3, _LARGE))
+        for row in _spread(len(samples), _PEEKED)
+    ]
     sizes = np.array([tuple(pixels.shape[-2:]) for pixels in found])
     height, width = np.median(sizes, axis=0).astype(int).tolist()
     return Peek(

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 WHITE = (255, 255, 255, 255)
-LARGEST = 50_000_000  # pixels: each takes up to 10 bytes while it is converted
+LARGEST = 40_000_000  # pixels, or half with alpha: half a gigabyte while they are converted
 
 
 # What makes Pillow warn makes it raise where it matters. Warnings cannot be silenced around a
@@ -37,12 +37,14 @@ def decode(data: bytes, channels: int, least: int | None = None) -> torch.Tensor
         with Image.open(io.BytesIO(data)) as opened:
             if least is not None:
                 opened.draft(opened.mode, (least, least))
-            if opened.width * opened.height > LARGEST:
+            if opened.width * opened.height * (1 + _is_transparent(opened)) > LARGEST:
                 raise UnreadablePictureError(
                     f"too large to decode safely: {opened.width} x {opened.height} pixels"
                 )
             opened.load()
-            return from_pillow(opened, channels)
+            written_as = opened.format
+            ImageOps.exif_transpose(opened, in_place=True)
+            return _pixels(opened, written_as, channels)
     except UnreadablePictureError:
         raise
     except UnidentifiedImageError:
@@ -56,9 +58,13 @@ def decode(data: bytes, channels: int, least: int | None = None) -> torch.Tensor
 
 
 def from_pillow(picture: Image.Image, channels: int) -> torch.Tensor:
-    """A Pillow picture as uint8 of shape (C, H, W), upright."""
-    written_as = picture.format  # the upright copy has forgotten it
-    picture = _flattened(_eight_bit(ImageOps.exif_transpose(picture), written_as))
+    """A Pillow picture as uint8 of shape (C, H, W), upright; the picture stays as it is."""
+    # The upright copy has forgotten what it was written as.
+    return _pixels(ImageOps.exif_transpose(picture), picture.format, channels)
+
+
+def _pixels(picture: Image.Image, written_as: str | None, channels: int) -> torch.Tensor:
+    picture = _flattened(_eight_bit(picture, written_as))
     if channels == 1:
         if picture.mode not in ("1", "L"):
             picture = picture.convert(
@@ -82,10 +88,14 @@ def _eight_bit(picture: Image.Image, written_as: str | None) -> Image.Image:
 
 def _flattened(picture: Image.Image) -> Image.Image:
     """Transparent parts laid over white: what stands in their colour channels is arbitrary."""
-    if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
+    if _is_transparent(picture):
         layer = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, WHITE), layer)
     return picture
+
+
+def _is_transparent(picture: Image.Image) -> bool:
+    return bool({"A", "a"} & set(picture.getbands())) or "transparency" in picture.info
 
 
 def with_channels(pixels: torch.Tensor, channels: int) -> torch.Tensor:
