@@ -357,9 +357,11 @@ def fit_first_layer(network: nn.Module, batches: TrainingBatches, seed: int) -> 
 def _try_once(network: nn.Module, spec: NetworkSpec) -> None:
     """Pass a picture's shape through, so that what does not fit is said before the long read."""
     try:
-        shapes = copy.deepcopy(network).to("meta").eval()
+        # Shapes alone cost a second of torch's imports, a deep network's pass more than that.
+        device = "cpu" if spec.name in OURS else "meta"
+        once = copy.deepcopy(network).to(device).eval()
         with torch.inference_mode():
-            found = shapes(torch.empty(1, spec.channels, *spec.size, device="meta"))
+            found = once(torch.zeros(1, spec.channels, *spec.size, device=device))
     except Exception as error:  # each library has its own checks
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         height, width = spec.size
