@@ -101,12 +101,14 @@ def mnist(given: object) -> None:
 
 def cifar10(given: object) -> None:
     from reslab.learning.device import set_up
-    from reslab.learning.loop import EpochEnd, TrainingState, train_epochs
+    from reslab.learning.loop import train_epochs
     from reslab.learning.optimizers import build_optimizer
     from reslab.learning.precision import choose_precision
-    from reslab.learning.preparation import DataSource, prepare
-    from reslab.learning.recipe import load_recipe
+    from reslab.learning.state import Milestone, TrainingState
     from reslab.networks.catalogue import build_network, head_prefix
+    from reslab.pictures.data_source import DataSource
+    from reslab.recipes.files import load_recipe
+    from reslab.training.preparation import prepare
 
     set_up("cpu")
     folder = str(cifar_folder(given.work))
@@ -126,7 +128,7 @@ def cifar10(given: object) -> None:
     events = (
         event
         for event in train_epochs(state, recipe, batches, {}, "cpu")
-        if not isinstance(event, EpochEnd)
+        if not isinstance(event, Milestone)
     )
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     twin = build_network(prepared.spec, 0).to(memory_format=torch.channels_last)

@@ -31,13 +31,17 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets
 from torchvision import transforms as T
 
+from reslab.judging.scoring import judge
 from reslab.learning.device import set_up
-from reslab.learning.loop import EpochEnd, TrainingState, judge, train_epochs
+from reslab.learning.loop import train_epochs
 from reslab.learning.optimizers import build_optimizer
 from reslab.learning.precision import choose_precision
-from reslab.learning.preparation import DataSource, prepare
-from reslab.learning.recipe import Recipe, load_recipe
+from reslab.learning.state import Milestone, TrainingState
 from reslab.networks.catalogue import NetworkSpec, build_network, default_input, head_prefix
+from reslab.pictures.data_source import DataSource
+from reslab.recipes.files import load_recipe
+from reslab.recipes.recipe import Recipe
+from reslab.training.preparation import prepare
 
 
 class InMemory(Dataset[tuple[torch.Tensor, int]]):
@@ -139,7 +143,9 @@ def main() -> None:
 
     set_up("cpu")
     data = "mnist" if given.name.startswith("mnist") else str(cifar_folder(given.work))
-    source = DataSource.named(data, data_root=mnist_root(given.work) if data == "mnist" else None)
+    source = DataSource.named(
+        data, {"data_root": mnist_root(given.work)} if data == "mnist" else None
+    )
     prepared = prepare(source.read(), recipe.with_fields({"split.validation": 0}))
     recipe, batches = prepared.recipe, prepared.batches
     rows = torch.arange(recipe.batch_size)
@@ -158,7 +164,7 @@ def main() -> None:
     events = (
         event
         for event in train_epochs(ours, recipe, batches, {}, "cpu")
-        if not isinstance(event, EpochEnd)
+        if not isinstance(event, Milestone)
     )
     whole = given.steps is None
     steps = len(batches) if whole else given.steps

@@ -19,7 +19,7 @@ from measuring import cifar_folder, parser, seconds, table
 
 FIRST_STEP = """
 import sys, time
-import reslab.learning.training as training
+import reslab.training.training as training
 began = time.perf_counter()
 steps = training.train_epochs
 def until_the_first(*given):

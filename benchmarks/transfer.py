@@ -166,7 +166,7 @@ def forward_rate(given: Any, weights: Path) -> tuple[float, float]:
     """(extraction, bare folded forward pass) in views a second, the same network and precision."""
     import copy
 
-    from reslab.learning.features import TOGETHER
+    from reslab.features.extraction import TOGETHER
     from reslab.networks.cutting import cut
     from reslab.networks.folding import folded
 

@@ -7,16 +7,20 @@ import torch.nn.functional as F
 from torch import nn
 
 import reslab
-from reslab.learning import preparation
-from reslab.learning.loop import TrainingState, _pass
+from reslab.learning.loop import gradients_of
+from reslab.learning.loss import Loss
 from reslab.learning.optimizers import Muon, build_optimizer, orthogonalised
-from reslab.learning.preparation import DataSource, fit_first_layer, prepare, smallest_pass
-from reslab.learning.recipe import Optimizer, Recipe, load_recipe
+from reslab.learning.state import TrainingState
 from reslab.networks.catalogue import NetworkSpec, build_network
 from reslab.networks.fast import Whitening
 from reslab.networks.inference import averaged
 from reslab.pictures.augmentation import augment, draw_for
+from reslab.pictures.data_source import DataSource
 from reslab.pictures.settings import Augmentation
+from reslab.recipes.files import load_recipe
+from reslab.recipes.recipe import Optimizer, Recipe
+from reslab.training import preparation
+from reslab.training.preparation import fit_first_layer, prepare, smallest_pass
 
 KEYS = np.arange(40).astype(np.uint64) * np.uint64(7919)
 
@@ -118,9 +122,7 @@ def test_micro_batches_sum_to_the_gradient_of_the_batch():
     found = {}
     for size in (None, 4, 1):
         network.zero_grad()
-        result = _pass(
-            network, x, labels, Recipe(micro_batch=size, label_smoothing=0.1), plain, None
-        )
+        result = gradients_of(network, x, labels, Loss(0.1), size, plain)
         found[size] = (*result, network[1].weight.grad.clone())
     for size in (4, 1):
         assert found[size][0] == pytest.approx(found[None][0], rel=1e-6)
@@ -201,7 +203,7 @@ def test_a_stopped_run_with_muon_goes_on_bit_for_bit(photos, tmp_path, precision
     """Orthogonal momentum, micro-batches, whitening and averaging survive a stop in an epoch."""
     import safetensors.torch
 
-    from reslab.learning import training
+    from reslab.training import training
 
     recipe = small(precision=precision)
     whole = reslab.train(photos, recipe=recipe, out=tmp_path / "whole", quiet=True)
@@ -228,9 +230,7 @@ def test_a_stopped_run_with_muon_goes_on_bit_for_bit(photos, tmp_path, precision
 
 
 def test_the_run_records_the_precision_it_settled_on(photos, tmp_path, monkeypatch):
-    from reslab.learning import training
-
-    monkeypatch.setattr(training, "choose_precision", lambda *given, **more: ("bf16", "because"))
+    monkeypatch.setattr(preparation, "choose_precision", lambda *given, **more: ("bf16", "because"))
     run = reslab.train(photos, recipe=small(precision="auto"), out=tmp_path / "run", quiet=True)
     assert run.recipe().precision == run.info["precision"] == "bf16"
     assert run.info["precision_reason"] == "because"
@@ -294,5 +294,6 @@ def test_no_pass_holds_one_picture():
             return self.layer(x.flatten(1))
 
     plain = torch.autocast("cpu", torch.bfloat16, enabled=False)
-    _pass(Watching(), torch.randn(13, 1, 4, 4), torch.zeros(13).long(), recipe, plain, None)
+    x, labels = torch.randn(13, 1, 4, 4), torch.zeros(13).long()
+    gradients_of(Watching(), x, labels, Loss(), recipe.micro_batch, plain)
     assert sizes == [4, 3, 3, 3]

@@ -31,14 +31,14 @@ import reslab
 from drawn_pictures import fill, picture
 from reslab import writing
 from reslab.errors import InputError
-from reslab.learning import training
-from reslab.learning.checkpoint import load_checkpoint, save_checkpoint
-from reslab.learning.loop import TrainingState
-from reslab.learning.run import Run, open_run
+from reslab.learning.state import TrainingState
 from reslab.networks.model_file import load_model, read_tensors, tensor_file
 from reslab.pictures import reading
 from reslab.pictures.decoding import UnreadablePictureError, decode
 from reslab.pictures.preprocessing import Preprocessing
+from reslab.run.checkpoint import load_checkpoint, save_checkpoint
+from reslab.run.folder import Run, open_run
+from reslab.training import training
 
 LONG = os.environ.get("RESLAB_LONG") == "1"
 TIMED = {"seconds", "evaluate_seconds"}
@@ -85,7 +85,7 @@ def configurations(weights):
 
 # Children are forked from a server that has imported all there is to import.
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["reslab.learning.training", "torch._dynamo", "torchvision"])
+_server.set_forkserver_preload(["reslab.training.training", "torch._dynamo", "torchvision"])
 
 
 def _child(words, saving, cache, no_room):
@@ -672,7 +672,7 @@ def test_a_picture_that_claims_to_be_enormous_is_refused():
 
 
 def test_two_processes_cannot_write_one_run(data, tmp_path):
-    from reslab.learning.lock import holding
+    from reslab.run.lock import holding
 
     done = reslab.train(data, out=tmp_path / "r", epochs=1, batch_size=16, quiet=True)
     with holding(done.path, done.holder):

@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from reslab.judging.metrics import score, wilson_interval
-from reslab.learning.loop import Progress, TrainingState, end_epoch, train_epochs
+from reslab.judging.metrics import Judged, measured, score, wilson_interval
+from reslab.learning.loop import train_epochs
 from reslab.learning.optimizers import build_optimizer
-from reslab.learning.recipe import Recipe
+from reslab.learning.state import Progress, TrainingState, reach_milestone
 from reslab.pictures.batches import TrainingBatches
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.store import PixelStore
 from reslab.pictures.table import Samples
+from reslab.recipes.recipe import Recipe
 
 RECORD = Preprocessing(size=(4, 4), channels=1, mean=(0,), std=(1,))
 
@@ -35,7 +36,7 @@ def ends(*epochs):
     chosen = []
     for scores in epochs:
         progress.seen = 1
-        chosen.append(end_epoch(progress, scores, {"learning_rate": 0.1}, 0.0).best)
+        chosen.append(reach_milestone(progress, scores, {"epoch": 0}, 0.0).best)
     return chosen, progress.best_epoch
 
 
@@ -102,11 +103,13 @@ def test_dropout_is_the_same_after_a_resume():
 
 def test_scores_are_what_they_say():
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0], [3.0, 0.0]])
-    found = score(logits, torch.tensor([0, 1, 1, 0]))
+    labels = torch.tensor([0, 1, 1, 0])
+    found = score(logits, labels)
     assert (found.n, found.correct, found.accuracy) == (4, 3, 0.75)
     expected = -logits.log_softmax(1)[range(4), [0, 1, 1, 0]].mean().item()
     assert found.loss == pytest.approx(expected)
-    assert found.class_accuracy == (1.0, 0.5)
+    judged = Judged(Samples(tuple("abcd"), labels.numpy()), ("cat", "dog"))
+    assert measured(logits, labels, judged)["class_accuracy"] == {"cat": 1.0, "dog": 0.5}
     # Wilson's interval for 8 of 10, from the formula worked by hand.
     assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert wilson_interval(10, 10)[1] == pytest.approx(1.0)

@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from reslab.learning.loop import TrainingState, train_epochs
+from reslab.learning.loop import train_epochs
 from reslab.learning.optimizers import build_optimizer
-from reslab.learning.preparation import freeze, preprocessing_of
-from reslab.learning.recipe import load_recipe
+from reslab.learning.state import TrainingState
 from reslab.networks.catalogue import NetworkSpec, build_network
 from reslab.pictures.batches import TrainingBatches
 from reslab.pictures.store import PixelStore
 from reslab.pictures.table import Samples
+from reslab.recipes.files import load_recipe
+from reslab.training.preparation import freeze, preprocessing_of
 
 
 class PlainResblock(nn.Module):

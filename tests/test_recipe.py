@@ -3,16 +3,9 @@
 import pytest
 
 from reslab.errors import InputError
-from reslab.learning.optimizers import rate_factor
-from reslab.learning.recipe import (
-    FIELD_NAMES,
-    Recipe,
-    Schedule,
-    load_recipe,
-    parse_recipe,
-    recipe_names,
-    recipe_text,
-)
+from reslab.learning.schedules import rate_factor
+from reslab.recipes.files import load_recipe, parse_recipe, recipe_names, recipe_text
+from reslab.recipes.recipe import FIELD_NAMES, Recipe, Schedule
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -17,9 +17,9 @@ from PIL import Image
 import reslab
 from drawn_pictures import CLASSES, fill
 from reslab.errors import InputError, InterruptedRunError
-from reslab.learning import training
-from reslab.learning.recipe import load_recipe
 from reslab.networks.model_file import load_model
+from reslab.recipes.files import load_recipe
+from reslab.training import training
 
 
 def sha(path) -> str:
@@ -194,7 +194,7 @@ def test_a_diverging_run_stops_and_keeps_the_last_good_state(split_photos, tmp_p
                     "label_smoothing": 0},
         )  # fmt: skip
     assert "--lr" in str(caught.value)
-    tensors = reslab.learning.checkpoint.read_tensors(
+    tensors = reslab.run.checkpoint.read_tensors(
         tmp_path / "r" / "checkpoints" / "last.safetensors"
     )[0]
     assert all(bool(t.isfinite().all()) for t in tensors.values())
@@ -387,7 +387,7 @@ def test_a_full_disk_is_one_message_and_the_last_state_stays(
 ):
     """The disk fills at the second checkpoint; what was saved before can be gone on from."""
     from reslab.cli import main
-    from reslab.learning import checkpoint
+    from reslab.run import checkpoint
 
     original, calls = checkpoint.write_keeping, itertools.count()
 

@@ -132,7 +132,7 @@ def test_classes_are_matched_by_name_not_by_number(run, tmp_path):
     found = reslab.evaluate(run.path, tmp_path / "some", quiet=True)
     assert found.n == 12
     assert found.accuracy >= 0.9
-    table = found.score.as_dict(found.classes)["class_accuracy"]
+    table = found.as_dict()["class_accuracy"]
     assert table["bird"] is None
 
 
@@ -315,9 +315,9 @@ def test_a_summary_by_recipe_file_network_and_model(run, tmp_path):
 
 
 def test_a_timm_network_with_two_heads_has_both_trained():
-    from reslab.learning.preparation import freeze
-    from reslab.learning.recipe import Recipe
     from reslab.networks.catalogue import NetworkSpec, build_network
+    from reslab.recipes.recipe import Recipe
+    from reslab.training.preparation import freeze
 
     name = "deit_tiny_distilled_patch16_224"
     network = build_network(NetworkSpec(name, 3, 3, (224, 224)), 0)

@@ -30,19 +30,20 @@ _HOMES = {
     "Classifier": "reslab.using.classifier",
     "InputError": "reslab.errors",
     "Prediction": "reslab.using.classifier",
-    "Recipe": "reslab.learning.recipe",
-    "Run": "reslab.learning.run",
+    "Recipe": "reslab.recipes.recipe",
+    "Run": "reslab.run.folder",
     "evaluate": "reslab.using.evaluation",
-    "load_recipe": "reslab.learning.recipe",
-    "resume": "reslab.learning.training",
-    "train": "reslab.learning.training",
+    "load_recipe": "reslab.recipes.files",
+    "resume": "reslab.training.training",
+    "train": "reslab.training.training",
 }
 
 if TYPE_CHECKING:
     from reslab.errors import InputError
-    from reslab.learning.recipe import Recipe, load_recipe
-    from reslab.learning.run import Run
-    from reslab.learning.training import resume, train
+    from reslab.recipes.files import load_recipe
+    from reslab.recipes.recipe import Recipe
+    from reslab.run.folder import Run
+    from reslab.training.training import resume, train
     from reslab.using.classifier import Classifier, Prediction
     from reslab.using.evaluation import evaluate
 

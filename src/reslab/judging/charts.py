@@ -15,6 +15,7 @@ import numpy as np
 from reslab.writing import write_safely
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SOFTWARE = "reslab, residual networks for pictures"  # marks our own PNG files
@@ -70,35 +71,44 @@ def _literal(text: str) -> str:
 
 
 def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Loss and accuracy by epoch, as a PNG."""
+    """Loss and accuracy as a PNG: by epoch, or by strength of a solved head's regularisation."""
     import matplotlib as mpl
 
+    by = "strength" if history and "strength" in history[0] else "epoch"
     with mpl.rc_context({"font.family": _fonts()}):
         figure = _figure(10, 4)
         axes = figure.subplots(1, 2)
-        epochs = [row["epoch"] for row in history]
-        marker = "o" if len(epochs) <= 30 else None
         for axis, what in zip(axes, ("loss", "accuracy"), strict=True):
-            for split, colour in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
-                points = [
-                    (epoch, row[f"{split}_{what}"])
-                    for epoch, row in zip(epochs, history, strict=True)
-                    if row.get(f"{split}_{what}") is not None
-                ]
-                if points:
-                    label = f"{split} (watched, not used)" if split == "test" else split
-                    style = "--" if split == "test" else "-"
-                    axis.plot(*zip(*points, strict=True), style, color=colour, marker=marker,
-                              markersize=4, label=label)  # fmt: skip
-            axis.set_xlabel("epoch")
+            _draw_splits(axis, history, by, what)
             axis.set_title(what)
             axis.grid(alpha=0.3)
-            axis.xaxis.get_major_locator().set_params(integer=True)
+            if by == "epoch":
+                axis.set_xlabel("epoch")
+                axis.xaxis.get_major_locator().set_params(integer=True)
+            else:  # solved in this order, each from the one before
+                axis.set_xlabel("strength of regularisation, from strong to weak")
+                axis.set_xscale("log")
+                axis.invert_xaxis()
             if axis.get_legend_handles_labels()[0]:
                 axis.legend()
         axes[1].yaxis.set_major_formatter("{x:.3g}")
         figure.suptitle(_literal(title))
         _save(figure, path)
+
+
+def _draw_splits(axis: "Axes", history: Sequence[Mapping[str, Any]], by: str, what: str) -> None:
+    marker = "o" if len(history) <= 30 else None
+    for split, colour in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
+        points = [
+            (row[by], row[f"{split}_{what}"])
+            for row in history
+            if row.get(f"{split}_{what}") is not None
+        ]
+        if points:
+            label = f"{split} (watched, not used)" if split == "test" else split
+            style = "--" if split == "test" else "-"
+            axis.plot(*zip(*points, strict=True), style, color=colour, marker=marker,
+                      markersize=4, label=label)  # fmt: skip
 
 
 def draw_sheet(

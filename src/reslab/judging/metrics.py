@@ -1,11 +1,19 @@
-"""Metrics: pure functions of logits (N, classes) and labels (N,)."""
+"""Metrics: pure functions of logits (N, classes) and labels (N,).
+
+`MEASURES` is what is said of a network once it is trained or evaluated; one more is a function here
+and its place in that list.
+"""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+from reslab.pictures.table import Samples
 
 
 @dataclass(frozen=True)
@@ -14,7 +22,6 @@ class Score:
 
     loss: mean cross-entropy in nats, without label smoothing.
     interval: 95 % confidence interval of the accuracy.
-    class_accuracy: accuracy for each class by index, NaN where a class has no picture.
     """
 
     n: int
@@ -22,36 +29,25 @@ class Score:
     accuracy: float
     loss: float
     interval: tuple[float, float]
-    class_accuracy: tuple[float, ...]
 
-    def as_dict(self, classes: tuple[str, ...]) -> dict[str, object]:
-        return {
-            "n": self.n,
-            "correct": self.correct,
-            "accuracy": self.accuracy,
-            "loss": self.loss,
-            "accuracy_interval": list(self.interval),
-            "class_accuracy": {
-                name: None if math.isnan(value) else value
-                for name, value in zip(classes, self.class_accuracy, strict=True)
-            },
-        }
+
+@dataclass(frozen=True)
+class Judged:
+    """The pictures that logits and labels belong to, row by row, and the names of the classes."""
+
+    samples: Samples
+    classes: tuple[str, ...]
 
 
 def score(logits: torch.Tensor, labels: torch.Tensor) -> Score:
     """The score of N > 0 predictions; the predicted class is the one with the largest logit."""
-    hits = logits.argmax(1) == labels
-    classes = logits.shape[1]
-    totals = torch.bincount(labels, minlength=classes).double()
-    right = torch.bincount(labels[hits], minlength=classes).double()
-    correct, n = int(hits.sum()), len(labels)
+    correct, n = int((logits.argmax(1) == labels).sum()), len(labels)
     return Score(
         n=n,
         correct=correct,
         accuracy=correct / n,
         loss=float(F.cross_entropy(logits.double(), labels)),
         interval=wilson_interval(correct, n),
-        class_accuracy=tuple((right / totals).tolist()),
     )
 
 
@@ -70,3 +66,40 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
 def probabilities(logits: torch.Tensor) -> np.ndarray:
     """Softmax in double precision, so that rounding is the forward pass's alone: (N, classes)."""
     return np.asarray(logits.double().softmax(1).numpy())
+
+
+def overall(logits: torch.Tensor, labels: torch.Tensor, judged: Judged) -> dict[str, Any]:
+    """n, correct, accuracy with its 95 % interval, loss."""
+    found = score(logits, labels)
+    return {
+        "n": found.n,
+        "correct": found.correct,
+        "accuracy": found.accuracy,
+        "loss": found.loss,
+        "accuracy_interval": list(found.interval),
+    }
+
+
+def class_accuracy(logits: torch.Tensor, labels: torch.Tensor, judged: Judged) -> dict[str, Any]:
+    """The accuracy on the pictures of each class by name, None where it has none."""
+    classes = logits.shape[1]
+    totals = torch.bincount(labels, minlength=classes).tolist()
+    right = torch.bincount(labels[logits.argmax(1) == labels], minlength=classes).tolist()
+    return {
+        "class_accuracy": {
+            name: hits / total if total else None
+            for name, hits, total in zip(judged.classes, right, totals, strict=True)
+        }
+    }
+
+
+Measure = Callable[[torch.Tensor, torch.Tensor, Judged], dict[str, Any]]
+MEASURES: tuple[Measure, ...] = (overall, class_accuracy)
+
+
+def measured(logits: torch.Tensor, labels: torch.Tensor, judged: Judged) -> dict[str, Any]:
+    """All that `MEASURES` say of N > 0 predictions, as run.json and `evaluate` have it."""
+    found: dict[str, Any] = {}
+    for measure in MEASURES:
+        found |= measure(logits, labels, judged)
+    return found

@@ -1,1 +1,1 @@
-"""Learning: recipes, optimisers, the one training loop, checkpoints, the run folder."""
+"""Learning: optimisers, schedules, the parts of a step, precision, and the one training loop."""

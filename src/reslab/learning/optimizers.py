@@ -1,13 +1,12 @@
-"""Optimisers over groups of parameters, and the learning rate as a function of the step."""
+"""Optimisers over groups of parameters."""
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
-from reslab.learning.recipe import Optimizer, Schedule
+from reslab.recipes.recipe import Optimizer
 
 
 class Muon(torch.optim.Optimizer):
@@ -129,21 +128,3 @@ def _block(parameter: str) -> str:
     first, *rest = parameter.split(".")
     numbered = not first[-1].isdecimal() and len(rest) > 1 and rest[0].isdecimal()
     return f"{first}.{rest[0]}" if numbered else first
-
-
-def rate_factor(schedule: Schedule, step: int, steps: int) -> float:
-    """Which share of its peak the learning rate has in a step (from 0) of a run of `steps` steps.
-
-    "one-cycle" rises and falls along cosines (L. N. Smith, arXiv 1708.07120), over a third of
-    the run unless `warmup` says otherwise; "cosine" falls along one (arXiv 1608.03983); "linear"
-    falls along a line to zero.
-    """
-    warmup = schedule.warmup or (0.3 if schedule.name == "one-cycle" else 0.0)
-    rising = warmup * steps
-    if step < rising:
-        share = (step + 1) / (rising + 1)
-        return 0.5 - 0.5 * math.cos(math.pi * share)
-    if schedule.name == "constant":
-        return 1.0
-    share = (step - rising) / max(1.0, steps - rising)
-    return 1 - share if schedule.name == "linear" else 0.5 + 0.5 * math.cos(math.pi * share)

@@ -29,37 +29,39 @@ Std = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 
 
 class Augmentation(BaseModel):
-    """What is drawn anew for each picture in each epoch. The defaults change nothing.
+    """What is drawn anew for each picture in each epoch. The defaults change nothing."""
 
-    resize: (height, width) the picture is brought to first; a larger one than the input's
-        leaves room for the centre crop.
-    rotate: degrees; the angle is uniform in [-rotate, rotate], corners become black.
-    zoom: least side of a crop, as a fraction of the picture's; 1 is none.
-    shift: largest translation, as a fraction of each side, rounded to whole pixels; half a pixel
-        more makes all of them equally likely (2.5 of 32 pixels: -2 to 2, each a fifth).
-    edge: what a shift brings in: "black", or the "reflect"ion of the picture at its edge.
-    flip_horizontal, flip_vertical, grey: probabilities.
-    flip_alternating: draw the horizontal flip once for each picture and turn it over in every
-        other epoch, instead of drawing it anew.
-    brightness, contrast, saturation: factors are uniform in [1 - x, 1 + x].
-    hue: shift uniform in [-hue, hue], in turns of the colour wheel.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     resize: Size | None = None
+    """Height and width the picture is brought to first; a larger one than the input's leaves room
+    for the centre crop."""
     rotate: float = Field(default=0, ge=0, le=180)
+    """Degrees; the angle is uniform in [-rotate, rotate], corners become black."""
     zoom: float = Field(default=1, gt=0, le=1)
+    """Least side of a crop, as a fraction of the picture's; 1 is none."""
     shift: float = Field(default=0, ge=0, le=0.5)
+    """Largest translation, as a fraction of each side, rounded to whole pixels; half a pixel more
+    makes all of them equally likely (2.5 of 32 pixels: -2 to 2, each a fifth)."""
     edge: Literal["black", "reflect"] = "black"
+    """What a shift brings in: black, or the reflection of the picture at its edge."""
     flip_horizontal: float = Field(default=0, ge=0, le=1)
+    """Probability of a mirror image."""
     flip_alternating: bool = False
+    """Draw the mirror image once for each picture and turn it over in every other epoch, instead of
+    drawing it anew."""
     flip_vertical: float = Field(default=0, ge=0, le=1)
+    """Probability of turning upside down."""
     brightness: float = Field(default=0, ge=0, le=1)
+    """The factor is uniform in [1 - brightness, 1 + brightness]."""
     contrast: float = Field(default=0, ge=0, le=1)
+    """The factor is uniform in [1 - contrast, 1 + contrast]."""
     saturation: float = Field(default=0, ge=0, le=1)
+    """The factor is uniform in [1 - saturation, 1 + saturation]."""
     hue: float = Field(default=0, ge=0, le=0.5)
+    """The shift is uniform in [-hue, hue], in turns of the colour wheel."""
     grey: float = Field(default=0, ge=0, le=1)
+    """Probability of a grey picture."""
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:

@@ -1,1 +1,1 @@
-"""The built-in recipes, one TOML file each."""
+"""Recipes: what a run is asked to be. Typed fields, their names and texts, and a TOML file each."""

@@ -8,19 +8,19 @@ import numpy as np
 import torch
 
 from reslab.errors import InputError, nearest
-from reslab.judging.metrics import Score
+from reslab.judging.metrics import Judged, Score, measured, score
 from reslab.judging.predictions import write_predictions
 from reslab.learning.device import choose_device, set_up
-from reslab.learning.display import Display
-from reslab.learning.loop import judge
+from reslab.networks.inference import logits_of
 from reslab.networks.model_file import Model, load_model
+from reslab.options import refuse_unknown, taken, taking
 from reslab.pictures.batches import evaluation_batches
+from reslab.pictures.data_source import DataSource
 from reslab.pictures.lists import SPLIT_NAMES
-from reslab.pictures.reading import with_keys
-from reslab.pictures.sources import open_pictures
 from reslab.pictures.splitting import complete_splits, split_notes
 from reslab.pictures.store import PixelStore
 from reslab.pictures.table import Pictures, Samples
+from reslab.run.display import Display
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Evaluation:
     classes: tuple[str, ...]
     samples: Samples = field(repr=False)
     logits: torch.Tensor = field(repr=False)
+    measures: dict[str, Any] = field(repr=False)
     notes: tuple[str, ...] = ()
 
     @property
@@ -51,7 +52,7 @@ class Evaluation:
         return {
             "data": self.data,
             "split": self.split,
-            **self.score.as_dict(self.classes),
+            **self.measures,
             "notes": list(self.notes),
         }
 
@@ -60,6 +61,7 @@ class Evaluation:
         write_predictions(Path(path), self.samples, self.classes, self.logits)
 
 
+@taking(DataSource)
 def evaluate(
     model: str | Path,
     data: str | Path,
@@ -67,12 +69,8 @@ def evaluate(
     split: str | None = None,
     device: str = "auto",
     batch_size: int = 256,
-    test: str | Path | None = None,
-    val: str | Path | None = None,
-    root: str | Path | None = None,
-    data_root: str | Path | None = None,
-    leave_out_unreadable: bool = False,
     quiet: bool = False,
+    **options: Any,
 ) -> Evaluation:
     """Score a model on labelled pictures.
 
@@ -80,18 +78,17 @@ def evaluate(
         the data has none. Data that the model was trained on is split as it was then.
     Raises InputError if the data holds a class that the model does not know.
     """
+    refuse_unknown(options, DataSource)
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; it must be at least 1")
+    source = DataSource.named(data, taken(options, DataSource))
     display = Display(quiet=quiet)
     loaded = load_model(model)
     device = choose_device(device)
     set_up(device)
     wanted = None if split is None else _split_name(split)
-    pictures = open_pictures(
-        data, test=test, val=val, root=root, data_root=data_root, classes=loaded.classes
-    )
-    pictures = _in_classes_of(loaded, pictures)
-    pictures = with_keys(pictures, leave_out=leave_out_unreadable, track=display.track)
+    pictures = _in_classes_of(loaded, source.open(loaded.classes))
+    pictures = source.with_keys(pictures, display.track)
     pictures = _split_as_trained(loaded, pictures)
     name, samples = _choose(pictures, wanted)
     store = PixelStore(samples, loaded.preprocessing).fill(
@@ -100,10 +97,18 @@ def evaluate(
     network = loaded.network.to(device)
     network = network.to(memory_format=torch.channels_last)
     batches = evaluation_batches(store, loaded.preprocessing, batch_size)
-    found, logits = judge(network, batches, device, loaded.averaging)
+    logits, labels = logits_of(network, batches, device, loaded.averaging)
     left_out = [f"left out: {problem}" for problem in pictures.left_out]
-    notes = (*pictures.notes, *split_notes(pictures), *left_out)
-    return Evaluation(pictures.name, name, found, loaded.classes, samples, logits, notes)
+    return Evaluation(
+        data=pictures.name,
+        split=name,
+        score=score(logits, labels),
+        classes=loaded.classes,
+        samples=samples,
+        logits=logits,
+        measures=measured(logits, labels, Judged(samples, loaded.classes)),
+        notes=(*pictures.notes, *split_notes(pictures), *left_out),
+    )
 
 
 def _split_name(split: str) -> str:

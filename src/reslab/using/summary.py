@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from reslab.errors import InputError
-from reslab.learning.recipe import load_recipe, recipe_names
 from reslab.networks.catalogue import (
     OURS,
     TORCHVISION,
@@ -18,6 +17,7 @@ from reslab.networks.catalogue import (
     head_prefix,
 )
 from reslab.networks.model_file import load_model
+from reslab.recipes.files import load_recipe, recipe_names
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from reslab.errors import InputError
-from reslab.learning.feature_store import FeatureStore
+from reslab.features.store import FeatureStore
 from reslab.networks.folding import folded
 from reslab.networks.inference import as_input
 from reslab.pictures import draws

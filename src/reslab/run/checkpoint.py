@@ -8,16 +8,16 @@ from typing import Any
 import torch
 
 from reslab.errors import InputError
-from reslab.learning.loop import Progress, TrainingState
-from reslab.learning.run import Run
+from reslab.learning.state import Progress, TrainingState
 from reslab.networks.model_file import read_tensors, tensor_file
+from reslab.run.folder import Run
 from reslab.writing import write_keeping
 
 FORMAT = 1
 
 
 def save_checkpoint(run: Run, state: TrainingState, fingerprint: str) -> None:
-    """Write the network, the optimiser and the progress; the state before it stays beside it.
+    """Write the network, the optimiser, the parts and the progress; the state before it stays too.
 
     Raises OSError naming the file; what was saved before is then as it was.
     """
@@ -26,6 +26,8 @@ def save_checkpoint(run: Run, state: TrainingState, fingerprint: str) -> None:
         for key, value in slots.items():
             if value is not None:
                 tensors[f"optimizer.{index}.{key}"] = value
+    for part in state.parts:
+        tensors |= {f"part.{part.name}.{key}": value for key, value in part.state().items()}
     header = {"format": FORMAT, "progress": asdict(state.progress), "fingerprint": fingerprint}
     write_keeping(run.last_checkpoint, run.previous_checkpoint, tensor_file(tensors, header))
 
@@ -65,24 +67,29 @@ def _restore(
         raise InputError(f"{path}: not a checkpoint of this version of reslab")
     if header.get("fingerprint") != fingerprint:
         raise InputError(f"{path}: the data has changed since this run began; train anew")
-    network = {
-        key.removeprefix("network."): value
-        for key, value in tensors.items()
-        if key.startswith("network.")
-    }
+    network = _below("network.", tensors)
     slots: dict[int, dict[str, object]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, slot = key.split(".", 2)
-            slots.setdefault(int(index), {})[slot] = value
+    for key, value in _below("optimizer.", tensors).items():
+        index, slot = key.split(".", 1)
+        slots.setdefault(int(index), {})[slot] = value
+    of_parts = _below("part.", tensors)
     groups = state.optimizer.state_dict()["param_groups"]
     try:
         state.network.load_state_dict(network)
         state.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        for part in state.parts:
+            part.load(_below(f"{part.name}.", of_parts))
         state.progress = Progress(**header["progress"])
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: does not fit the run's recipe ({reason})") from None
+
+
+def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin so, under the rest of their names."""
+    return {
+        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+    }
 
 
 class CheckpointClock:

@@ -8,16 +8,10 @@ Coordinate Descent, J. Stat. Softw. 33 (2010), for the path with warm starts.
 
 import copy
 import math
-import time
-from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-from reslab.judging.metrics import Score
-from reslab.learning.loop import EpochEnd, TrainingState, end_epoch, refuse_diverged
-from reslab.learning.recipe import Recipe
 
 STRONGEST, WEAKEST = 1.0, 1e-3  # what the path spans; both ends lose on every set tried (LOG.md)
 _PATH = 10  # strengths, where no recipe says how many
@@ -83,36 +77,6 @@ class HeadProblem:
     def loss(self, logits: torch.Tensor) -> torch.Tensor:
         each = F.cross_entropy(logits, self.labels, reduction="none")
         return each.mean() if self.weights is None else (each * self.weights).mean()
-
-
-def solve_epochs(
-    state: TrainingState,
-    recipe: Recipe,
-    problem: Callable[[], HeadProblem],
-    head: nn.Linear,
-    judge_all: Callable[[], dict[str, Score]],
-) -> Iterator[EpochEnd]:
-    """Solve the head for one strength after another, an epoch each; each starts from the last.
-
-    `judge_all` scores the head; the validation split decides which strength is best.
-    """
-    progress = state.progress
-    path = strengths(recipe.epochs)
-    started = time.perf_counter()
-    ready = problem()
-    for strength in path[progress.epoch :]:
-        ready.solve(head, strength)
-        refuse_diverged(state)
-        logits = ready.logits(head)
-        progress.loss_sum = float(ready.loss(logits)) * len(ready.labels)
-        progress.hits = int((logits.argmax(1) == ready.labels).sum())
-        progress.seen = len(ready.labels)
-        progress.epoch_seconds = time.perf_counter() - started
-        progress.train_seconds += progress.epoch_seconds
-        started = time.perf_counter()
-        scores = judge_all()
-        yield end_epoch(progress, scores, {"strength": strength}, time.perf_counter() - started)
-        started = time.perf_counter()
 
 
 def best_head(

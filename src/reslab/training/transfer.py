@@ -7,11 +7,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from reslab.errors import InputError
-from reslab.learning.display import Display
-from reslab.learning.features import (
+from reslab.features.extraction import (
     EVALUATION,
     FeatureBatches,
     Features,
@@ -19,17 +17,17 @@ from reslab.learning.features import (
     evaluation_features,
     training_views,
 )
-from reslab.learning.loop import (
-    EpochEnd,
-    Evaluations,
-    TrainingState,
-    class_weights,
-    judge,
-)
-from reslab.learning.preparation import Prepared, cut_head, training_target
-from reslab.learning.solving import HeadProblem, best_head, solve_epochs
-from reslab.networks.cutting import Cut, UncuttableError
+from reslab.features.freezing import cut_head, only_linear
+from reslab.features.solving import HeadProblem, best_head
+from reslab.judging.scoring import Evaluations
+from reslab.learning.loss import class_weights
+from reslab.learning.solved import solve_strengths
+from reslab.learning.state import Milestone, TrainingState
+from reslab.networks.cutting import Cut
 from reslab.pictures.batches import Batch
+from reslab.run.display import Display
+from reslab.training.inputs import training_target
+from reslab.training.preparation import Prepared
 
 _TRIES = 3  # another process may prune the cache meanwhile
 Stop = Callable[[], None]  # raises if the work is to end here
@@ -119,17 +117,18 @@ def _compute(
 
 def solved_path(
     prepared: Prepared, state: TrainingState, judged: Evaluations, device: str
-) -> Iterator[EpochEnd]:
-    """Solve the head on the features of all views, an epoch for each strength."""
+) -> Iterator[Milestone]:
+    """Solve the head on the features of all views, for one strength after another."""
     batches = prepared.batches
     assert isinstance(batches, FeatureBatches)
     head = only_linear(state.network)
-    return solve_epochs(
+    return solve_strengths(
         state,
         prepared.recipe,
         lambda: _problem(batches.features, prepared, batches.views),
         head,
-        lambda: {name: judge(state.network, of(), device)[0] for name, of in judged.items()},
+        judged,
+        device,
     )
 
 
@@ -165,27 +164,3 @@ def _problem(features: Features, prepared: Prepared, views: tuple[int, ...]) -> 
         weights = class_weights(labels)[labels].repeat(len(views))
     x = torch.cat([features.take(samples, view, rows) for view in views])
     return HeadProblem(x.flatten(1), labels.repeat(len(views)), weights)
-
-
-def only_linear(network: nn.Module) -> nn.Linear:
-    """The head as a layer. Raises InputError if it is no single linear layer."""
-    layers = [layer for layer in network.modules() if not list(layer.children())]
-    if len(layers) != 1 or not isinstance(layers[0], nn.Linear) or layers[0].bias is None:
-        raise InputError(
-            "head = 'solved' needs a head of one linear layer with biases, which this network has"
-            " not; set --head trained"
-        )
-    return layers[0]
-
-
-def check_solvable(prepared: Prepared) -> None:
-    """Refuse before anything is computed what a solved head cannot do. Raises InputError."""
-    recipe = prepared.recipe
-    if recipe.head == "solved":
-        try:
-            only_linear(cut_head(prepared.network, recipe).after)
-        except UncuttableError as error:
-            raise InputError(
-                f"head = 'solved' needs a network that can be cut before its head, and"
-                f" {recipe.network} cannot ({error}); set --head trained"
-            ) from None

@@ -4,20 +4,16 @@ import itertools
 import json
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from reslab.errors import InputError
-from reslab.learning.lock import LOCK_FILE
-from reslab.learning.recipe import Recipe, load_recipe
 from reslab.networks.model_file import MODEL_FILE
+from reslab.recipes.files import load_recipe
+from reslab.recipes.recipe import Recipe
+from reslab.run.lock import LOCK_FILE
 from reslab.writing import append_safely, write_safely
-
-_OWN = (
-    *["recipe.toml", "history.jsonl", MODEL_FILE, "predictions.csv"],
-    *["curves.png", "preview.png", "checkpoints"],
-    "run.json",  # last: without it the folder would hold files and no run
-)
 
 
 class Run:
@@ -72,8 +68,15 @@ class Run:
         return self.info.get("status") == "finished"
 
     @property
+    def begun(self) -> bool:
+        """Whether it has come to its first checkpoint; killed before that, a run begins anew."""
+        return (self.path / "history.jsonl").exists() or any(
+            path.exists() for path in (self.last_checkpoint, self.previous_checkpoint)
+        )
+
+    @property
     def history(self) -> list[dict[str, Any]]:
-        """One record an epoch, as in history.jsonl."""
+        """One record an epoch, or a strength of a solved head, as in history.jsonl."""
         path = self.path / "history.jsonl"
         if not path.exists():
             return []
@@ -109,11 +112,14 @@ class Run:
                 f"{self.path}: holds files and no run ({others[0]}, ...); name another --out"
             )
 
-    def create(self, *, overwrite: bool) -> None:
-        """Make the folder anew. Raises InputError if it is not to be replaced."""
+    def create(self, files: Iterable[str], *, overwrite: bool) -> None:
+        """Make the folder anew, without these files and folders of the run before.
+
+        Raises InputError if it is not to be replaced.
+        """
         self.refuse_held(overwrite=overwrite)
         try:
-            for name in _OWN:
+            for name in files:
                 item = self.path / name
                 if item.is_dir():
                     shutil.rmtree(item)

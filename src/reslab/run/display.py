@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from reslab.learning.loop import EpochEnd, Step
+from reslab.learning.state import Milestone, Step
 from reslab.pictures.reading import Item
 
 _PLAIN_EVERY = 30.0  # seconds between lines within a long epoch
@@ -42,14 +42,17 @@ class Display:
         return self._tracked(items, what, total)
 
     def _tracked(self, items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+        with self._counting_bar() as bar:
+            yield from bar.track(items, total=total, description=what)
+
+    def _counting_bar(self) -> Progress:
         columns = [
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
             TimeRemainingColumn(),
         ]
-        with Progress(*columns, console=self.console, transient=True, expand=True) as bar:
-            yield from bar.track(items, total=total, description=what)
+        return Progress(*columns, console=self.console, transient=True, expand=True)
 
     def counted(self, counts: Iterable[int], what: str, total: int) -> Iterator[int]:
         """The counts again, while a bar or a line now and then shows how far their sum has come."""
@@ -58,13 +61,7 @@ class Display:
             return
         done, started, shown = 0, time.monotonic(), time.monotonic()
         if self.console.is_terminal:
-            columns = [
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=None),
-                TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-                TimeRemainingColumn(),
-            ]
-            with Progress(*columns, console=self.console, transient=True, expand=True) as bar:
+            with self._counting_bar() as bar:
                 task = bar.add_task(what, total=total)
                 for count in counts:
                     bar.update(task, advance=count)
@@ -80,7 +77,7 @@ class Display:
 
     @contextmanager
     def training(self, epochs: int, steps: int, done: int) -> Iterator[None]:
-        """Show steps and epochs inside the block; `done` steps were made before."""
+        """Show steps and milestones inside the block; `done` steps were made before."""
         self._epochs = epochs
         self._clock = [(time.monotonic(), 0)]
         self._shown = time.monotonic()
@@ -128,10 +125,15 @@ class Display:
                 f"  {rate:,.0f} pictures/s  {left} left"
             )
 
-    def epoch(self, event: EpochEnd) -> None:
+    def milestone(self, event: Milestone, number: int) -> None:
+        """Show an epoch, or a strength of a solved head; `number` counts them from 0."""
         self._shown = time.monotonic()
         record = event.record
-        parts = [f"epoch {record['epoch']} ({(record['epoch'] or 0) + 1}/{self._epochs})"]
+        which = f"{number + 1}/{self._epochs}"
+        if "strength" in record:
+            parts = [f"strength {record['strength']:.3g} ({which})"]
+        else:
+            parts = [f"epoch {record['epoch']} ({which})"]
         for split in ("train", "validation", "test"):
             if f"{split}_loss" in record:
                 loss, accuracy = record[f"{split}_loss"], record[f"{split}_accuracy"]

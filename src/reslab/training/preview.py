@@ -6,46 +6,46 @@ from typing import Any
 
 from reslab.errors import InputError
 from reslab.judging.charts import SOFTWARE
-from reslab.learning.preparation import (
-    DataSource,
+from reslab.judging.sheet import SHOWN, draw_training_sheet, each_class_in_turn
+from reslab.options import refuse_unknown, taken, taking
+from reslab.pictures.batches import TrainingBatches
+from reslab.pictures.data_source import DataSource
+from reslab.pictures.splitting import complete_splits, split_notes
+from reslab.pictures.store import PixelStore
+from reslab.recipes.files import load_recipe
+from reslab.recipes.recipe import Recipe, changes_of
+from reslab.training.inputs import (
     complete_inputs,
     default_recipe,
     preprocessing_of,
     training_target,
 )
-from reslab.learning.recipe import Recipe, load_recipe
-from reslab.learning.sheet import SHOWN, draw_training_sheet, each_class_in_turn
-from reslab.pictures.batches import TrainingBatches
-from reslab.pictures.splitting import complete_splits, split_notes
-from reslab.pictures.store import PixelStore
 from reslab.writing import refuse_foreign
 
 
+@taking(DataSource, Recipe)
 def preview(
     data: str | Path,
     out: str | Path = "preview.png",
     *,
     recipe: str | Path | Recipe | None = None,
     fields: Mapping[str, Any] | None = None,
-    test: str | Path | None = None,
-    val: str | Path | None = None,
-    root: str | Path | None = None,
-    data_root: str | Path | None = None,
-    leave_out_unreadable: bool = False,
+    **options: Any,
 ) -> dict[str, Any]:
     """Draw a sheet of samples as a network would be trained on them.
 
     Returns the sheet's path, the classes, the counts of the splits and what is to be noted.
     """
+    refuse_unknown(options, DataSource, Recipe)
     path = Path(out).expanduser()
     if path.suffix.lower() != ".png":
         raise InputError(f"--out {out}: the sheet is a PNG file; name one, such as preview.png")
     refuse_foreign(path, "--out", SOFTWARE.encode(), "a sheet of reslab's")
     chosen = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
-    (chosen or Recipe()).with_fields(fields or {})
-    source = DataSource.named(data, test, val, root, data_root, leave_out_unreadable)
-    pictures = source.read()
-    chosen = (chosen or default_recipe(pictures)).with_fields(fields or {})
+    changes = changes_of(taken(options, Recipe), fields)
+    (chosen or Recipe()).with_fields(changes)
+    pictures = DataSource.named(data, taken(options, DataSource)).read()
+    chosen = (chosen or default_recipe(pictures)).with_fields(changes)
     pictures, _ = complete_splits(
         pictures,
         validation=chosen.split.validation,

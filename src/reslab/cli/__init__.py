@@ -1,0 +1,65 @@
+"""The command line: parse, call, print."""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+import reslab
+from reslab.errors import InputError, InterruptedRunError
+
+app = App(
+    name="reslab",
+    version=reslab.__version__,
+    help="Residual networks for pictures: train, test and use them.",
+    help_format="plaintext",
+)
+COMMANDS = {  # the module of each, which is imported when the command is asked for
+    "recipes": "learn",
+    "train": "learn",
+    "resume": "learn",
+    "preview": "learn",
+    "evaluate": "use",
+    "predict": "use",
+    "summary": "use",
+    "cache": "cache",
+}
+for _name, _module in COMMANDS.items():
+    app.command(f"reslab.cli.{_module}:{_name}", name=_name)
+
+
+def run_command(tokens: Sequence[str]) -> None:
+    """Run one command; what goes wrong is raised."""
+    if not tokens or tokens[0] in ("--help", "-h"):
+        for name in COMMANDS:
+            app[name]  # imported, for what it says of itself
+    command, bound, _ = app.parse_args(list(tokens), exit_on_error=False, print_error=False)
+    command(*bound.args, **bound.kwargs)
+
+
+def main() -> None:
+    """The `reslab` command: every error of the user's is one message and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a path may hold bytes that the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        run_command(sys.argv[1:])
+    except (CycloptsError, InputError) as error:
+        _fail(str(error), 2)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:  # a full disk, a folder that may not be written to
+        named = f"{error.filename}: " if error.filename else ""
+        _fail(f"{named}{error.strerror or error}", 2)
+    except InterruptedRunError as stopped:
+        _fail(str(stopped), 128 + stopped.signal_number, word="stopped")
+    except KeyboardInterrupt:
+        _fail("nothing is lost that was saved before", 128 + signal.SIGINT, word="stopped")
+
+
+def _fail(message: str, status: int, word: str = "error") -> None:
+    print(f"reslab: {word}: {message}", file=sys.stderr, flush=True)
+    sys.exit(status)

@@ -1,0 +1,138 @@
+"""Commands that learn, or look at what there is to learn: recipes, train, resume, preview."""
+
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from reslab.cli.options import Data, Device, Json, Quiet, RecipeName, as_arguments, flag, keywords
+from reslab.cli.printing import print_json, print_run
+from reslab.pictures.data_source import DataSource
+from reslab.recipes.files import load_recipe, recipe_names, recipe_text
+from reslab.recipes.recipe import Recipe
+
+
+def recipes(
+    name: Annotated[str | None, Parameter(help="A recipe; all are listed without it.")] = None,
+    /,
+    *,
+    json: Json = False,
+) -> None:
+    """List the recipes, or show one with its expected result."""
+    if name is not None and not json:
+        print(recipe_text(name), end="")
+        return
+    found = []
+    for each in recipe_names() if name is None else [name]:
+        comment = [line[2:] for line in recipe_text(each).splitlines() if line.startswith("# ")]
+        entry: dict[str, Any] = {"name": each, "title": comment[0], "comment": "\n".join(comment)}
+        for role in ("Command", "Published", "Expected"):
+            lines = [line for line in comment if line.startswith(f"{role}: ")]
+            entry[role.lower()] = lines[0].removeprefix(f"{role}: ") if lines else None
+        found.append(entry | {"recipe": load_recipe(each).model_dump(mode="json")})
+    if json:
+        print_json(found if name is None else found[0])
+        return
+    for entry in found:
+        print(f"{entry['name']:18}{entry['title']}")
+        print(f"{'':18}{entry['command']}")
+        print(f"{'':18}{entry['published'] or entry['expected']}")
+
+
+def train(
+    data: Data,
+    /,
+    *,
+    recipe: RecipeName = None,
+    out: Annotated[
+        str | None,
+        Parameter(help="The run folder; runs/<recipe>-<data>-<number> if not given."),
+    ] = None,
+    device: Device = "auto",
+    watch_test: Annotated[
+        bool, flag("Score the test split after each epoch too. It chooses nothing.")
+    ] = False,
+    overwrite: Annotated[bool, flag("Replace the run that --out holds.")] = False,
+    quiet: Quiet = False,
+    json: Json = False,
+    **options: Any,
+) -> None:
+    """Train on labelled pictures, write a run folder, and score once on the test split.
+
+    Any other field of a recipe can be set by its dotted name too, such as --optimizer.momentum 0.9
+    or --augment.flip-horizontal 0.5; `reslab recipes NAME` shows the fields.
+    """
+    arguments = as_arguments(options)
+    chosen = _recipe(recipe, options)
+    from reslab.training.training import train as train_
+
+    run = train_(
+        data,
+        recipe=chosen,
+        out=out,
+        device=device,
+        watch_test=watch_test,
+        overwrite=overwrite,
+        quiet=quiet,
+        **arguments,
+    )
+    print_run(run, json)
+
+
+train.__annotations__["options"] = keywords(DataSource, Recipe)
+
+
+def resume(
+    run: Annotated[str, Parameter(help="The run folder.")],
+    /,
+    *,
+    epochs: Annotated[int | None, Parameter(help="Train to this many epochs in all.")] = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Go on with a run exactly where it stopped, or further."""
+    from reslab.training.training import resume as resume_
+
+    print_run(resume_(run, epochs=epochs, device=device, quiet=quiet), json)
+
+
+def preview(
+    data: Data,
+    /,
+    *,
+    recipe: RecipeName = None,
+    out: Annotated[str, Parameter(help="The PNG file to write.")] = "preview.png",
+    json: Json = False,
+    **options: Any,
+) -> None:
+    """Draw a sheet of samples as a network would be trained on them.
+
+    Fields of the recipe can be set as for train, such as --augment.rotate 45.
+    """
+    chosen = _recipe(recipe, options)
+    from reslab.training.preview import preview as preview_
+
+    found = preview_(data, out, recipe=chosen, **as_arguments(options))
+    if json:
+        print_json(found)
+        return
+    for name, count in found["counts"].items():
+        print(f"{name:12}{count:,}")
+    print(f"{'classes':12}{', '.join(found['classes'])}")
+    for note in found["notes"]:
+        print(f"note: {note}")
+    for problem in found["left_out"]:
+        print(f"left out: {problem}")
+    print(f"{'sheet':12}{found['path']}")
+
+
+preview.__annotations__["options"] = keywords(DataSource, Recipe)
+
+
+def _recipe(name: str | None, options: dict[str, Any]) -> Recipe | None:
+    """The recipe asked for; what is wrong with it or a field is said before torch is imported."""
+    chosen = None if name is None else load_recipe(name)
+    data = DataSource.model_fields
+    changes = {name: value for name, value in options.items() if name not in data}
+    (chosen or Recipe()).with_fields(changes)
+    return chosen

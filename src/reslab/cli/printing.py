@@ -1,0 +1,33 @@
+"""What commands print: JSON, scores, runs."""
+
+import json
+from typing import Any
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def print_run(run: Any, as_json: bool) -> None:
+    """A finished run: its scores, and where it lies."""
+    if as_json:
+        print_json({"run": str(run.path), **run.info})
+        return
+    for split in ("validation", "test"):
+        if run.info.get(split):
+            print_score(split, run.info[split])
+    seconds = run.info["seconds"]
+    if run.info.get("best_strength") is not None:
+        print(f"best head   strength of regularisation {run.info['best_strength']:.3g}")
+    else:
+        print(f"best epoch  {run.info['best_epoch']} (epochs count from 0)")
+    print(f"time        {seconds['total']:.1f} s, of which training {seconds['train']:.1f} s")
+    print(f"run         {run.path}")
+
+
+def print_score(what: str, score: dict[str, Any]) -> None:
+    low, high = score["accuracy_interval"]
+    print(
+        f"{what:10}  accuracy {score['accuracy']:.2%} ({score['correct']:,} of {score['n']:,};"
+        f" 95 % interval {low:.2%} to {high:.2%}), loss {score['loss']:.4f}"
+    )

@@ -1,0 +1,100 @@
+"""Commands that use a model: evaluate, predict, summary."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from reslab.cli.options import Data, Device, Json, Model, Quiet, keywords
+from reslab.cli.printing import print_json, print_score
+from reslab.errors import InputError
+from reslab.pictures.data_source import DataSource
+
+
+def evaluate(
+    model: Model,
+    data: Data,
+    /,
+    *,
+    split: Annotated[
+        str | None,
+        Parameter(help="train, validation, test or all; test if the data has one, else all."),
+    ] = None,
+    out: Annotated[str | None, Parameter(help="Write every prediction to this CSV file.")] = None,
+    device: Device = "auto",
+    batch_size: Annotated[int, Parameter(help="Pictures a forward pass.")] = 256,
+    quiet: Quiet = False,
+    json: Json = False,
+    **options: Any,
+) -> None:
+    """Score a model on labelled pictures. Data it was trained on is split as it was then."""
+    from reslab.judging.predictions import HEADER
+    from reslab.using.evaluation import evaluate as evaluate_
+    from reslab.writing import refuse_foreign
+
+    if out is not None:
+        refuse_foreign(Path(out), "--out", ",".join(HEADER).encode(), "a table of predictions")
+    found = evaluate_(
+        model, data, split=split, device=device, batch_size=batch_size, quiet=quiet, **options
+    )
+    if out is not None:
+        found.write_predictions(out)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if json:
+        print_json({"model": model, **found.as_dict()})
+        return
+    print_score(f"{found.data}, {found.split}", found.measures)
+
+
+evaluate.__annotations__["options"] = keywords(DataSource)
+
+
+def predict(
+    model: Model,
+    /,
+    *pictures: Annotated[str, Parameter(help="Picture files and folders of them.")],
+    top: Annotated[int, Parameter(help="How many classes to name for each picture.")] = 5,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Name the classes and probabilities of pictures; with --json one object a picture."""
+    from reslab.using.classifier import Classifier, expand
+
+    if not pictures:
+        raise InputError("predict: name at least one picture or folder after the model")
+    paths = expand(pictures)
+    classifier = Classifier.load(model, device)
+    problems = []
+    for found in classifier.stream(paths, top):
+        if isinstance(found, InputError):
+            problems.append(str(found))
+        elif json:
+            print_json(found.as_dict())
+        else:
+            guesses = "  ".join(f"{guess.label} {guess.probability:.1%}" for guess in found.top)
+            print(f"{found.path}: {guesses}")
+    if problems:
+        raise InputError(f"{len(problems)} of {len(paths)} picture(s) cannot be read:", problems)
+
+
+def summary(
+    network: Annotated[str, Parameter(help="A network, a recipe, a run folder or a model file.")],
+    /,
+    *,
+    classes: Annotated[
+        int | None, Parameter(help="How many classes; 10 if not given, or the model's.")
+    ] = None,
+    size: Annotated[str | None, Parameter(help="Input size, such as 96 or 96,128.")] = None,
+    channels: Annotated[int | None, Parameter(help="Input channels, 1 or 3.")] = None,
+    json: Json = False,
+) -> None:
+    """Show a network's layers, shapes, parameters and operations."""
+    from reslab.using.summary import summarise
+
+    found = summarise(network, classes=classes, size=size, channels=channels)
+    if json:
+        print_json(found.as_dict())
+    else:
+        print(found.table())

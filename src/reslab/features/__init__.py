@@ -1,0 +1,1 @@
+"""Features: what is computed once. Frozen parts, their outputs and their store, solved heads."""

@@ -1,0 +1,306 @@
+"""A recipe: typed data, every field of which can be set by its dotted name.
+
+A field with the docstring below it is the whole description of an option: the command line, Python,
+`recipe.toml` and the documents take it from here.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import tomli_w
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from reslab.errors import InputError, nearest
+from reslab.pictures.settings import (
+    Augmentation,
+    Averaging,
+    Interpolation,
+    Mean,
+    Mode,
+    Size,
+    Std,
+)
+from reslab.recipes.fields import fields_of, from_text, messages
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Inputs(_Part):
+    """[preprocess] Fields left out come from the pretrained weights, else from the data."""
+
+    size: Size | None = None
+    """Height and width that the network sees."""
+    mode: Mode | None = None
+    """How a picture is brought to the size: squashed, cropped in the middle, or letterboxed."""
+    interpolation: Interpolation | None = None
+    """How a picture is resized; always antialiased."""
+    crop_fraction: float | None = Field(default=None, gt=0, le=1)
+    """With mode crop, the share of the shorter side that is kept."""
+    channels: Literal[1, 3] | None = None
+    """1 for grey, 3 for colour."""
+    mean: tuple[Mean, ...] | None = None
+    """Taken from each channel, in [0, 1]."""
+    std: tuple[Std, ...] | None = None
+    """What each channel is then divided by."""
+
+
+class Optimizer(_Part):
+    """[optimizer]
+
+    With "muon", lr, momentum and nesterov hold for the convolutions' weights, which need no decay;
+    the others are trained by SGD with Nesterov momentum `sgd_momentum`, and `weight_decay` is the
+    share of their weights that a step at the peak rate takes away.
+    """
+
+    name: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
+    """The optimiser; torch's own, but for Muon."""
+    lr: float = Field(default=0.01, gt=0)
+    """Learning rate; the peak where the schedule has one."""
+    bias_lr: float | None = Field(default=None, gt=0)
+    """A rate of their own for the biases, batch norms' included; else lr."""
+    head_lr: float | None = Field(default=None, gt=0)
+    """A rate of its own for the last layer; else lr."""
+    layer_decay: float = Field(default=1, gt=0, le=1)
+    """Each block of layers learns at this share of the rate of the block after it."""
+    momentum: float = Field(default=0, ge=0, lt=1)
+    """Momentum of SGD and Muon."""
+    sgd_momentum: float = Field(default=0.85, gt=0, lt=1)
+    """With Muon, the momentum of what is no convolution."""
+    nesterov: bool = False
+    """Nesterov's form of the momentum."""
+    weight_decay: float = Field(default=0, ge=0)
+    """As torch's optimiser of the name has it."""
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Self:
+        if self.nesterov and not (self.name in ("sgd", "muon") and self.momentum > 0):
+            raise ValueError("nesterov needs name = 'sgd' or 'muon' and a momentum above 0")
+        return self
+
+
+class Schedule(_Part):
+    """[schedule] How the learning rate goes over the run."""
+
+    name: Literal["constant", "one-cycle", "cosine", "linear", "step"] = "constant"
+    """The curve; see reslab.learning.schedules."""
+    warmup: float = Field(default=0, ge=0, lt=1)
+    """The share of the steps over which the rate rises from near 0."""
+    every: PositiveInt = 25
+    """With step, after how many epochs the rate is multiplied by gamma."""
+    gamma: float = Field(default=0.5, gt=0, le=1)
+    """With step, by what the rate is multiplied."""
+
+
+class Split(_Part):
+    """[split] What is carved from train where the data lacks it."""
+
+    validation: float = Field(default=0.1, ge=0)
+    """For validation: a fraction below 1, or a number of pictures."""
+    test: float = Field(default=0.2, ge=0)
+    """For the test: a fraction below 1, or a number of pictures."""
+    seed: NonNegativeInt = 0
+    """Its own, so that the split is the same over runs of different training seeds."""
+
+    @field_validator("validation", "test")
+    @classmethod
+    def _fraction_or_count(cls, amount: float) -> float:
+        if amount > 1 and amount != int(amount):
+            raise ValueError("a fraction below 1 or a whole number of pictures")
+        return amount
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+class Recipe(_Part):
+    """A whole training run as data."""
+
+    SHORT_NAMES: ClassVar[dict[str, str]] = {"lr": "optimizer.lr"}
+
+    name: str = "custom"
+    """What the recipe is called."""
+    network: str = "small-resnet"
+    """A network by name: reslab's own, torchvision's ResNets, or timm's."""
+    weights: Annotated[str, BeforeValidator(_as_text), "path"] = "none"
+    """pretrained (the published ones), none, or a file: safetensors or a PyTorch state dict."""
+    train_from: str = Field(default="all", min_length=1)
+    """What trains: all, the head (the last layer) alone, or everything from a layer of that name
+    on, such as layer4. What comes before it is frozen, and needs weights. Batch-norm statistics
+    learn only where no weights were given."""
+    head: Literal["trained", "solved"] = "trained"
+    """How the last layer learns: trained as the rest, or solved: multinomial logistic regression on
+    its inputs, for as many strengths of regularisation as epochs says. Where more than the head
+    trains, a solved head is what it starts from."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced lets each class count as much as another in the loss, however many pictures it
+    has."""
+    features: Literal["cached", "online"] = "cached"
+    """Whether the frozen part's outputs are cached, or computed online in each step."""
+    views: NonNegativeInt = 1
+    """How many augmented views of each training picture there are where a part is frozen; epoch e
+    trains on view e mod views. 0 is the picture as it is in evaluation."""
+    view_seed: NonNegativeInt = 0
+    """Decides the augmentation where a part is frozen, in place of the seed."""
+    seed: NonNegativeInt = 0
+    """Decides initial weights, order, augmentation and dropout."""
+    epochs: PositiveInt = 10
+    """How often to go through the training pictures; of a solved head, how many strengths of
+    regularisation to try."""
+    batch_size: PositiveInt = 64
+    """Pictures a step, at most."""
+    micro_batch: PositiveInt | None = None
+    """How many pictures pass through the network at a time; the gradients of a batch are summed
+    over its parts, and batch norm sees each part on its own. The whole if left out."""
+    eval_batch_size: PositiveInt = 256
+    """Pictures a forward pass where nothing trains."""
+    shuffle: bool = True
+    """Whether each epoch has an order of its own."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto is bf16 where the machine has it, it agrees with fp32, and it is measured to pay."""
+    label_smoothing: float = Field(default=0, ge=0, lt=1)
+    """The share of each label that is spread evenly over all classes."""
+    ema_decay: float = Field(default=0, ge=0, lt=1)
+    """Judge and keep an exponential moving average of the weights with this decay a step, such as
+    0.999; 0 is none."""
+    averaging: Averaging = "none"
+    """Over which views of a picture the finished model averages its class scores."""
+    checkpoint_every: str = "1epoch"
+    """Such as 1epoch, 20steps or 5min."""
+    preprocess: Inputs = Inputs()
+    augment: Augmentation = Augmentation()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    split: Split = Split()
+
+    @model_validator(mode="after")
+    def _a_solved_head_has_features(self) -> Self:
+        if self.head == "solved" and self.weights == "none":
+            raise ValueError(
+                "head = 'solved' needs weights that have learned something; set head = 'trained'"
+            )
+        if self.solves and self.features == "online":
+            raise ValueError("head = 'solved' works on cached features; set head = 'trained'")
+        return self
+
+    @field_validator("checkpoint_every")
+    @classmethod
+    def _interval(cls, text: str) -> str:
+        if not re.fullmatch(r"[1-9]\d*(epochs?|steps?|min)", text):
+            raise ValueError("such as 1epoch, 20steps or 5min")
+        return text
+
+    @field_validator("name")
+    @classmethod
+    def _name_fits_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]{0,99}", name):
+            raise ValueError("a name that a folder may have")
+        return name
+
+    @field_validator("seed")
+    @classmethod
+    def _seed_fits(cls, seed: int) -> int:
+        if seed >= 2**63:
+            raise ValueError("below 2**63")
+        return seed
+
+    @property
+    def frozen(self) -> bool:
+        """Whether a part of the network does not train."""
+        return self.train_from != "all"
+
+    @property
+    def solves(self) -> bool:
+        """Whether a solved head is all that trains."""
+        return self.train_from == "head" and self.head == "solved"
+
+    @property
+    def frozen_start(self) -> bool:
+        """Whether pretrained layers train on from a head that is solved first."""
+        return self.head == "solved" and self.train_from != "head" and self.weights != "none"
+
+    @property
+    def training_augmentation(self) -> Augmentation:
+        """What training pictures go through: nothing where the evaluation's view is asked for."""
+        return Augmentation() if self.frozen and self.views == 0 else self.augment
+
+    @property
+    def augmentation_seed(self) -> int:
+        return self.view_seed if self.frozen else self.seed
+
+    @property
+    def norms_learn(self) -> bool:
+        """Whether batch norm goes by the batch, and keeps statistics of it.
+
+        Statistics of pretrained weights are better than a few photos' own.
+        """
+        return self.weights == "none"
+
+    def with_fields(self, fields: Mapping[str, Any], origin: str = "--") -> "Recipe":
+        """A copy with fields set by dotted name, such as {"optimizer.lr": 0.1}.
+
+        Text is read as the field's type. `origin` stands before a name in messages. Raises
+        InputError naming every field that is unknown (with the nearest valid one) or ill-typed.
+        """
+        data = self.model_dump(exclude_none=True)
+        problems = []
+        for written, value in fields.items():
+            name = dotted_name(written)
+            if name not in FIELDS:
+                problems.append(
+                    f"{origin}{written} is no field of a recipe{nearest(name, FIELD_NAMES)}"
+                )
+                continue
+            *path, last = name.split(".")
+            part = data
+            for step in path:
+                part = part[step]
+            part[last] = from_text(value, FIELDS[name]) if isinstance(value, str) else value
+        if not problems:
+            try:
+                return Recipe.model_validate(data)
+            except ValidationError as error:
+                problems = [f"{origin}{text}" for text in messages(error, FIELDS)]
+        raise InputError("the recipe cannot be set so:", problems)
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+FIELDS = fields_of(Recipe)
+FIELD_NAMES = tuple(FIELDS)
+
+
+def dotted_name(written: str) -> str:
+    """A field's dotted name, as it or its short form is written: optimizer.lr for lr."""
+    name = written.replace("-", "_")
+    return Recipe.SHORT_NAMES.get(name, name)
+
+
+def changes_of(short: Mapping[str, Any], fields: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Changes of a recipe by dotted name, from options of their own and from `fields`.
+
+    Raises InputError for one that is set by both.
+    """
+    changes = {dotted_name(name): value for name, value in short.items()}
+    named = {dotted_name(name): value for name, value in (fields or {}).items()}
+    twice = sorted(set(changes) & set(named))
+    if twice:
+        raise InputError(f"{', '.join(twice)}: set twice, once by its own option")
+    return changes | named

@@ -1,0 +1,1 @@
+"""Training: the story of a run, from data and a recipe to a finished folder."""

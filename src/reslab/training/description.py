@@ -1,0 +1,104 @@
+"""What a run says of itself before its first step: in run.json and on the screen."""
+
+import hashlib
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+import reslab
+from reslab.learning.device import device_name
+from reslab.pictures.data_source import DataSource
+from reslab.recipes.recipe import Recipe
+from reslab.run.display import Display
+from reslab.run.folder import Run
+from reslab.training.preparation import Prepared
+
+
+def description(
+    prepared: Prepared, source: DataSource, device: str, watch_test: bool
+) -> dict[str, Any]:
+    """The fields of run.json that are known before the first step."""
+    pictures = prepared.pictures
+    return {
+        "status": "running",
+        "recipe": prepared.recipe.name,
+        "network": prepared.recipe.network,
+        "data": pictures.name,
+        "source": source.model_dump(),
+        "classes": list(pictures.classes),
+        "preprocessing": prepared.preprocessing.model_dump(mode="json"),
+        "counts": pictures.counts(),
+        "carved": list(prepared.carved),
+        "left_out": list(pictures.left_out),
+        "notes": list(pictures.notes),
+        "fingerprint": prepared.fingerprint,
+        "frozen": digest_of(prepared.network, prepared.frozen),
+        "parameters": sum(p.numel() for p in prepared.network.parameters()),
+        "precision": prepared.recipe.precision,
+        "watch_test": watch_test,
+        **circumstances(device),
+    }
+
+
+def circumstances(device: str) -> dict[str, Any]:
+    """What decides on the last digits of a result."""
+    return {
+        "device": device,
+        "device_name": device_name(device),
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "reslab": reslab.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def digest_of(network: nn.Module, names: tuple[str, ...]) -> str:
+    """SHA-256 of these parameters and buffers: frozen is frozen, bit for bit."""
+    digest, values = hashlib.sha256(), network.state_dict()
+    for name in names:
+        value = values[name].detach().cpu().contiguous()
+        digest.update(value.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def announce(run: Run, prepared: Prepared, display: Display) -> None:
+    """Say what is about to be done, and what the user should know of the data."""
+    pictures, recipe, info = prepared.pictures, prepared.recipe, run.info
+    counts = ", ".join(f"{count:,} {name}" for name, count in pictures.counts().items())
+    display.say(f"data       {pictures.name}: {len(pictures.classes)} classes; {counts}")
+    if prepared.carved:
+        display.say(f"           {' and '.join(prepared.carved)} carved from train")
+    trains = {
+        "all": "all weights",
+        "head": "the head on a frozen backbone",
+    }.get(recipe.train_from, f"{recipe.train_from} and what follows; the rest is frozen")
+    display.say(f"network    {recipe.network}: {info['parameters']:,} parameters; trains {trains}")
+    if recipe.solves:
+        display.say(
+            f"head       solved: logistic regression, for {recipe.epochs} strengths of"
+            " regularisation"
+        )
+    display.say(f"recipe     {recipe.name}, seed {recipe.seed}")
+    display.say(
+        f"device     {info['device_name']}, {info['precision']} ({info['precision_reason']})"
+    )
+    display.say(f"run        {run.path}")
+    for note in pictures.notes:
+        display.warn(note)
+    if pictures.left_out:
+        display.warn(f"{len(pictures.left_out):,} unreadable picture(s) left out, see run.json")
+
+
+def say_what_has_no_part(recipe: Recipe, changes: Mapping[str, Any], display: Display) -> None:
+    """Tell who has set options that a solved head does not look at."""
+    parts = ("optimizer", "schedule", "batch_size", "micro_batch", "label_smoothing", "ema_decay")
+    given = [name for name in changes if recipe.solves and name.split(".")[0] in parts]
+    if given:
+        display.warn(
+            f"the head is solved: {', '.join(given)} has no part in it, but with --head trained"
+        )

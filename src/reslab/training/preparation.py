@@ -1,0 +1,219 @@
+"""From DATA and a recipe to what the loop needs: full splits, full preprocessing, a network."""
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from torch import nn
+
+from reslab.errors import InputError
+from reslab.features.freezing import check_solvable, freeze
+from reslab.learning.precision import choose_precision
+from reslab.networks.catalogue import OURS, NetworkSpec, build_network
+from reslab.networks.cutting import Cut
+from reslab.networks.fast import Whitening
+from reslab.networks.pretrained import load_pretrained
+from reslab.pictures import draws
+from reslab.pictures.batches import Batch, Batches, TrainingBatches, evaluation_batches
+from reslab.pictures.preprocessing import Preprocessing
+from reslab.pictures.reading import Track, untracked
+from reslab.pictures.splitting import complete_splits, split_notes
+from reslab.pictures.store import PixelStore
+from reslab.pictures.table import Pictures
+from reslab.recipes.recipe import Recipe
+from reslab.training.inputs import complete_inputs, preprocessing_of, training_target
+
+WHITENED = 5000  # pictures that a whitening layer learns from, at most
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is settled before the first step.
+
+    trained: the network, or its part after the cut where what comes before it is cached.
+    pixels: training pictures as augmented; `batches` are these, or the cached features of them.
+    evaluation: for each split, how to get batches of it for `trained`.
+    """
+
+    pictures: Pictures
+    carved: tuple[str, ...]
+    recipe: Recipe
+    preprocessing: Preprocessing
+    spec: NetworkSpec
+    network: nn.Module
+    trained: nn.Module
+    cut: Cut | None
+    pixels: TrainingBatches = field(repr=False)
+    batches: Batches = field(repr=False)
+    evaluation: dict[str, Callable[[], Iterable[Batch]]] = field(repr=False)
+    fingerprint: str
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The names of the parameters and buffers that must not change."""
+        learning = {name for name, p in self.network.named_parameters() if p.requires_grad}
+        return tuple(
+            name
+            for name in self.network.state_dict()
+            if name not in learning and not self.recipe.norms_learn
+        )
+
+
+def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Prepared:
+    """Split, settle, build and load. Raises InputError before anything is written."""
+    fingerprint = pictures.fingerprint()
+    split = recipe.split
+    whole, carved = complete_splits(
+        pictures, validation=split.validation, test=split.test, seed=split.seed
+    )
+    whole = whole.with_notes(*split_notes(whole))
+    recipe = complete_inputs(recipe, whole)
+    preprocessing = preprocessing_of(recipe)
+    spec = NetworkSpec(
+        recipe.network, len(whole.classes), preprocessing.channels, preprocessing.size
+    )
+    network = _network(spec, recipe)
+    parts, note = freeze(network, recipe)
+    check_solvable(network, recipe)
+    whole = whole.with_notes(*note)
+    cached = parts if recipe.features == "cached" else None
+    if cached and recipe.averaging != "none":
+        raise InputError(
+            f"averaging = {recipe.averaging!r} computes views of its own; it goes with"
+            " --features online, or --averaging none"
+        )
+    stores = _stores(whole, recipe, preprocessing)
+    if not cached:
+        for name, store in stores.items():
+            store.fill(track=track, what=f"reading {name}")
+    batches = _training_batches(stores["train"], recipe, preprocessing)
+    whole = whole.with_notes(*{store.note for store in stores.values() if store.note})
+    if recipe.weights == "none":
+        fit_first_layer(network, batches, recipe.seed)
+    if smallest_pass(recipe, batches) == 1 and recipe.norms_learn:
+        _refuse_lone_picture(network, spec, recipe.batch_size)
+    return Prepared(
+        pictures=whole,
+        carved=carved,
+        recipe=recipe,
+        preprocessing=preprocessing,
+        spec=spec,
+        network=network,
+        trained=cached.after if cached else network,
+        cut=cached,
+        pixels=batches,
+        batches=batches,
+        evaluation={
+            name: partial(evaluation_batches, store, preprocessing, recipe.eval_batch_size)
+            for name, store in stores.items()
+        },
+        fingerprint=fingerprint,
+    )
+
+
+def _network(spec: NetworkSpec, recipe: Recipe) -> nn.Module:
+    """The network with the weights that the recipe starts from."""
+    if recipe.frozen and recipe.weights == "none":
+        raise InputError(
+            f"train_from = {recipe.train_from!r} needs weights that have learned something: name"
+            " them with --weights, or train all with --train-from all"
+        )
+    network = build_network(spec, recipe.seed)
+    if recipe.weights != "none":
+        load_pretrained(network, recipe.network, recipe.weights)
+    network = network.to(memory_format=torch.channels_last)
+    _try_once(network, spec)
+    return network
+
+
+def _stores(
+    pictures: Pictures, recipe: Recipe, preprocessing: Preprocessing
+) -> dict[str, PixelStore]:
+    target = training_target(preprocessing, recipe.training_augmentation)
+    return {
+        name: PixelStore(samples, target if name == "train" else preprocessing)
+        for name, samples in pictures
+    }
+
+
+def _training_batches(
+    store: PixelStore, recipe: Recipe, preprocessing: Preprocessing
+) -> TrainingBatches:
+    return TrainingBatches(
+        store,
+        preprocessing,
+        recipe.training_augmentation,
+        batch_size=recipe.batch_size,
+        shuffle=recipe.shuffle,
+        seed=recipe.seed,
+        view_seed=recipe.augmentation_seed,
+        count=recipe.views if recipe.frozen else None,
+    )
+
+
+def with_precision(prepared: Prepared, device: str) -> tuple[Prepared, str]:
+    """The precision settled, so that the run's recipe gives the same run again, and why."""
+    recipe, pixels = prepared.recipe, prepared.pixels
+    views = recipe.epochs * len(pixels.samples)
+    if prepared.cut is not None:
+        views = sum(prepared.pictures.counts().values()) + recipe.views * len(pixels.samples)
+    # Of a deep frozen network few pictures are enough, and pictures must be decoded for this.
+    count = 8 if recipe.frozen else min(recipe.micro_batch or recipe.batch_size, 64)
+    rows = torch.arange(min(count, len(pixels.samples)))
+    precision, reason = choose_precision(
+        recipe.precision,
+        prepared.network.to(device),
+        lambda: (pixels.inputs(rows, epoch=0), pixels.labels[rows]),
+        (len(rows), prepared.spec.channels, *prepared.spec.size),
+        views // len(rows),
+        device,
+        train_mode=recipe.norms_learn,
+    )
+    return replace(prepared, recipe=recipe.with_fields({"precision": precision})), reason
+
+
+def smallest_pass(recipe: Recipe, batches: TrainingBatches) -> int:
+    """How many pictures go through the network together, at least."""
+    passes = -(-batches.smallest // (recipe.micro_batch or batches.smallest))
+    return batches.smallest // passes
+
+
+def fit_first_layer(network: nn.Module, batches: TrainingBatches, seed: int) -> None:
+    """Let a whitening layer learn from some training pictures, drawn by the seed."""
+    for layer in network.modules():
+        if isinstance(layer, Whitening):
+            count = len(batches.store)
+            rows = torch.randperm(count, generator=draws.generator(seed, "whitening"))
+            rows = rows[:WHITENED]
+            plain = batches.preprocessing(batches.store.take(rows))
+            layer.fit(plain)
+
+
+def _try_once(network: nn.Module, spec: NetworkSpec) -> None:
+    """Pass a picture's shape through, so that what does not fit is said before the long read."""
+    try:
+        # Shapes alone cost a second of torch's imports, a deep network's pass more than that.
+        device = "cpu" if spec.name in OURS else "meta"
+        once = copy.deepcopy(network).to(device).eval()
+        with torch.inference_mode():
+            found = once(torch.zeros(1, spec.channels, *spec.size, device=device))
+    except Exception as error:  # each library has its own checks
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        height, width = spec.size
+        raise InputError(f"{spec.name} takes no input of {height}x{width} ({reason})") from None
+    if not isinstance(found, torch.Tensor) or found.shape != (1, spec.classes):
+        raise InputError(f"{spec.name} gives no scores of {spec.classes} classes")
+
+
+def _refuse_lone_picture(network: nn.Module, spec: NetworkSpec, batch_size: int) -> None:
+    """Refuse a batch of one where batch norm would have one value a channel to go by."""
+    shapes = copy.deepcopy(network).to("meta").train()
+    try:
+        shapes(torch.empty(1, spec.channels, *spec.size, device="meta"))
+    except ValueError:
+        raise InputError(
+            f"with --batch-size {batch_size} a batch holds one picture, which the batch norm of"
+            f" {spec.name} cannot train on at this size; set a larger --batch-size"
+        ) from None

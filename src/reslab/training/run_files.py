@@ -1,0 +1,97 @@
+"""The files of a run folder: what each holds, and who writes it when.
+
+A file that comes at the end is a function of (path, Outcome) here, and a line in `RUN_FILES`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from reslab.judging.charts import draw_curves
+from reslab.judging.metrics import Judged
+from reslab.judging.predictions import write_predictions
+from reslab.judging.sheet import draw_training_sheet
+from reslab.networks.model_file import MODEL_FILE, save_model
+from reslab.run.checkpoint import save_checkpoint
+from reslab.run.folder import Run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run has come to: `judged` and `logits` (N, classes) of each split that was scored.
+
+    A run that was stopped has none.
+    """
+
+    run: Run
+    judged: dict[str, Judged] = field(default_factory=dict)
+    logits: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """A file or folder of a run.
+
+    when: while the run "works"; or by `written_by(path, outcome)` at its "end", or at its "stop"
+        too, as far as it has come.
+    """
+
+    name: str
+    holds: str
+    written_by: Callable[..., Any]
+    when: Literal["works", "end", "stop"] = "works"
+
+
+def _predictions(path: Path, outcome: Outcome) -> None:
+    if "test" in outcome.judged:
+        judged = outcome.judged["test"]
+        write_predictions(path, judged.samples, judged.classes, outcome.logits["test"])
+
+
+def _curves(path: Path, outcome: Outcome) -> None:
+    info = outcome.run.info
+    draw_curves(outcome.run.history, path, f"{info['recipe']} on {info['data']}")
+
+
+RUN_FILES = (
+    RunFile(
+        MODEL_FILE,
+        "the chosen weights with classes and preprocessing: all that prediction needs",
+        save_model,
+    ),
+    RunFile(
+        "recipe.toml",
+        "the whole recipe as run; training it again gives the same weights",
+        Run.write_recipe,
+    ),
+    RunFile(
+        "history.jsonl",
+        "a line an epoch (or a strength of a solved head): rate, losses, accuracies, seconds",
+        Run.append_history,
+    ),
+    RunFile(
+        "predictions.csv",
+        "every test picture: path, label, prediction, probability",
+        _predictions,
+        "end",
+    ),
+    RunFile("curves.png", "loss and accuracy over the run", _curves, "stop"),
+    RunFile("preview.png", "samples as trained on", draw_training_sheet),
+    RunFile("checkpoints", "the last and the best state", save_checkpoint),
+    # Last: a folder that is being emptied and has lost it would hold files and no run.
+    RunFile(
+        "run.json",
+        "counts, scores with 95 % intervals, times, versions, device, what was left out",
+        Run.write_info,
+    ),
+)
+
+
+def write_files(outcome: Outcome, *, finished: bool) -> None:
+    """Write the files that come at the end of a run, or those that come at any stop."""
+    for file in RUN_FILES:
+        if file.when == "stop" or (finished and file.when == "end"):
+            file.written_by(outcome.run.path / file.name, outcome)

@@ -1,0 +1,165 @@
+"""A run while a process works on it: what the steps of its story hand to each other."""
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from reslab.errors import InputError, InterruptedRunError
+from reslab.features.solving import strengths
+from reslab.learning.optimizers import build_optimizer
+from reslab.learning.parts import build_parts
+from reslab.learning.state import TrainingState
+from reslab.networks.catalogue import head_prefix
+from reslab.networks.model_file import Model, SplitOrigin, read_tensors, save_model
+from reslab.run.checkpoint import load_checkpoint, save_checkpoint
+from reslab.run.display import Display
+from reslab.run.folder import Run
+from reslab.training.preparation import Prepared
+from reslab.training.run_files import Outcome, write_files
+
+
+@dataclass
+class Session:
+    """A run, what it works with, and where it stands; `began` is when, by time.perf_counter."""
+
+    run: Run
+    prepared: Prepared
+    device: str
+    display: Display
+    began: float
+    state: TrainingState
+
+    @classmethod
+    def open(
+        cls, run: Run, prepared: Prepared, device: str, display: Display, began: float
+    ) -> "Session":
+        """With a state as it is before the first step."""
+        recipe = prepared.recipe
+        network, trained = prepared.network.to(device), prepared.trained.to(device)
+        head = head_prefix(recipe.network, network)
+        optimizer = build_optimizer(recipe.optimizer, trained, head)
+        state = TrainingState(trained, optimizer, build_parts(recipe, trained))
+        return cls(run, prepared, device, display, began, state)
+
+    def start(self, *, fresh: bool) -> None:
+        """Save the first state, or go back to the last one that was saved."""
+        run, state, fingerprint = self.run, self.state, self.prepared.fingerprint
+        run.clear_leftovers()
+        if fresh:
+            save_checkpoint(run, state, fingerprint)
+        else:
+            warning = load_checkpoint(run, state, fingerprint)
+            if warning:
+                self.display.warn(warning)
+            run.cut_history(state.progress.history_lines)
+            run.write_recipe(self.prepared.recipe)
+        run.write_info(status="running", process=f"process {os.getpid()} on {platform.node()}")
+
+    def save(self) -> None:
+        """Make the state safe on the disk."""
+        save_checkpoint(self.run, self.state, self.prepared.fingerprint)
+
+    @property
+    def model(self) -> Model:
+        """What the model file says beside its weights."""
+        prepared, split = self.prepared, self.prepared.recipe.split
+        origin = SplitOrigin(
+            fingerprint=prepared.fingerprint,
+            validation=split.validation,
+            test=split.test,
+            seed=split.seed,
+        )
+        return Model(
+            prepared.network,
+            prepared.spec,
+            prepared.pictures.classes,
+            prepared.preprocessing,
+            origin,
+            prepared.recipe.averaging,
+        )
+
+    def keep_best(self) -> None:
+        """Keep the weights as they are now: they are the best so far."""
+        save_model(self.run.best_checkpoint, self.state.judged.state_dict(), self.model)
+
+    def publish_best(self) -> dict[str, torch.Tensor]:
+        """Write the model file of the best weights so far; returns those that trained."""
+        best, _ = read_tensors(self.run.best_checkpoint)
+        save_model(self.run.model, self.prepared.network.state_dict() | best, self.model)
+        return best
+
+    def standing(self) -> dict[str, Any]:
+        """How far the run has come, for run.json: in epochs, or in strengths of a solved head.
+
+        Seconds are wall-clock seconds over all the sessions of a run.
+        """
+        recipe, progress, earlier = self.prepared.recipe, self.state.progress, self.run.info
+        solved = None
+        if recipe.solves and progress.best_epoch >= 0:
+            solved = strengths(recipe.epochs)[progress.best_epoch]
+        called: dict[str, Any] = {"epochs": progress.epoch, "best_epoch": progress.best_epoch}
+        if recipe.solves:
+            called = {"strengths": progress.epoch, "best_strength": solved, "best_epoch": None}
+        seconds = earlier["seconds"]
+        return called | {
+            "seconds": seconds
+            | {
+                "train": progress.train_seconds,
+                "evaluate": progress.evaluate_seconds,
+                "total": seconds.get("total", 0.0) + time.perf_counter() - self.began,
+            },
+        }
+
+    def note_features(self, name: str, report: dict[str, Any]) -> None:
+        """Put a report of features into run.json, on top of what a stopped session computed."""
+        seconds = self.run.info["seconds"]
+        seconds["features"] += report.pop("seconds")
+        report["computed"] += self.run.info.get(name, {}).get("computed", 0)
+        self.run.write_info(**{name: report}, seconds=seconds)
+
+    def leave_usable(self) -> None:
+        """Publish what there is of a run that ends early: the best model so far, the curves."""
+        if self.run.best_checkpoint.exists():
+            self.publish_best()
+            write_files(Outcome(self.run), finished=False)
+
+    def interrupted(self, number: int) -> InterruptedRunError:
+        """The error to raise after a signal; what is done is left usable."""
+        progress = self.state.progress
+        self.leave_usable()
+        self.run.write_info(status="interrupted", **self.standing())
+        done = f"in epoch {progress.epoch} after {progress.step} steps"
+        if self.prepared.recipe.solves:
+            done = f"after {progress.epoch} strengths"
+        return InterruptedRunError(
+            f"stopped {done}; the state is saved. Go on with: reslab resume {self.run.path}",
+            number,
+        )
+
+    @contextmanager
+    def failing_safely(self) -> Iterator[None]:
+        """Record a run that cannot go on as failed, and keep its best model so far."""
+        try:
+            yield
+        except (InputError, MemoryError, RuntimeError) as error:
+            if isinstance(error, InputError):
+                problem = error
+            elif isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+                "allocate memory" in str(error)  # torch's own, on a CPU
+            ):
+                problem = InputError(
+                    "there is not enough memory; the last good state is kept. Set a smaller"
+                    " --batch-size, or --micro-batch, which leaves the steps as they are; where a"
+                    " part is frozen, fewer --views"
+                )
+            else:
+                raise
+            self.leave_usable()
+            self.run.write_info(status="failed", error=str(problem))
+            raise problem from None

@@ -1,0 +1,250 @@
+"""The story of a run: `train` begins one, `resume` goes on with one; both tell it to its end.
+
+Prepare, announce, learn, judge, publish. What a step needs stands in its own module; `Session`
+carries it from one to the next.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from reslab.errors import InputError
+from reslab.judging.metrics import Judged, measured
+from reslab.judging.sheet import draw_training_sheet
+from reslab.learning.device import choose_device, set_up
+from reslab.learning.loop import train_epochs
+from reslab.learning.state import Milestone, Step
+from reslab.networks.inference import logits_of
+from reslab.options import refuse_unknown, taken, taking
+from reslab.pictures.data_source import DataSource
+from reslab.recipes.files import load_recipe
+from reslab.recipes.recipe import Recipe, changes_of
+from reslab.run.checkpoint import CheckpointClock
+from reslab.run.display import Display
+from reslab.run.folder import Run, new_run_folder, open_run
+from reslab.run.interruption import catching_signals
+from reslab.run.lock import holding
+from reslab.training.continuing import differences, refuse_changed, refuse_extension, source_of
+from reslab.training.description import announce, description, digest_of, say_what_has_no_part
+from reslab.training.inputs import default_recipe, with_whole_paths
+from reslab.training.preparation import prepare, with_precision
+from reslab.training.run_files import RUN_FILES, Outcome, write_files
+from reslab.training.session import Session
+from reslab.training.transfer import solved_path, start_from_solved_head, with_features
+
+
+@taking(DataSource, Recipe)
+def train(
+    data: str | Path,
+    *,
+    recipe: str | Path | Recipe | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    watch_test: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    fields: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Run:
+    """Train a network on labelled pictures and score it once on the test split.
+
+    data: a built-in name, a folder, a list file, a CSV or a zip.
+    recipe: a name, a TOML file or a Recipe; by the pictures' size if None.
+    out: the run folder; runs/<recipe>-<data>-<number> if None.
+    device: auto, cpu, cuda, cuda:N or mps.
+    watch_test: score the test split after each epoch too; it chooses nothing.
+    overwrite: replace the run that `out` holds.
+    quiet: show no progress.
+    fields: any recipe field by dotted name, such as {"optimizer.momentum": 0.9}.
+    Returns the finished run. Raises InputError for anything the user can mend, InterruptedRunError
+    after a signal, with the state saved.
+    """
+    refuse_unknown(options, DataSource, Recipe)
+    began = time.perf_counter()
+    display = Display(quiet=quiet)
+    changes = changes_of(taken(options, Recipe), fields)
+    # What can be wrong with the command is found before the data is read.
+    chosen = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
+    (chosen or Recipe()).with_fields(changes)
+    device = choose_device(device)
+    set_up(device)
+    if out is not None:
+        Run(out).refuse_held(overwrite=overwrite)
+    source = DataSource.named(data, taken(options, DataSource))
+    pictures = source.read(display.track)
+    chosen = (chosen or default_recipe(pictures)).with_fields(changes)
+    _refuse_inside_data(Path(out or "runs").expanduser(), Path(str(data)).expanduser())
+    prepared = prepare(pictures, with_whole_paths(chosen), display.track)
+    say_what_has_no_part(prepared.recipe, changes, display)
+    prepared, precision_reason = with_precision(prepared, device)
+    run = Run(new_run_folder(chosen.name, str(data)) if out is None else out)
+    with holding(run.path, run.holder):
+        run.create([file.name for file in RUN_FILES], overwrite=overwrite)
+        run.write_recipe(prepared.recipe)
+        run.write_info(
+            **description(prepared, source, device, watch_test),
+            precision_reason=precision_reason,
+            seconds={"data": time.perf_counter() - began, "features": 0.0},
+        )
+        return _to_the_end(Session.open(run, prepared, device, display, began), fresh=True)
+
+
+def resume(
+    run: str | Path, *, epochs: int | None = None, device: str = "auto", quiet: bool = False
+) -> Run:
+    """Go on with a run where it stopped, or, with `epochs`, further than it was to go.
+
+    device: auto, cpu, cuda, cuda:N or mps.
+    quiet: show no progress.
+    Raises InputError if the data has changed or the schedule does not allow more epochs.
+    """
+    began = time.perf_counter()
+    display = Display(quiet=quiet)
+    device = choose_device(device)
+    set_up(device)
+    opened = open_run(run)
+    with holding(opened.path, opened.holder):
+        opened = open_run(run)  # again, now that no other process writes it
+        recipe = opened.recipe()
+        if epochs is not None and epochs != recipe.epochs:
+            refuse_extension(recipe, epochs)
+            recipe = recipe.with_fields({"epochs": epochs})
+        elif opened.finished:
+            display.say(f"{opened.path} is finished; name more --epochs to go further")
+            return opened
+        prepared = prepare(source_of(opened).read(display.track), recipe, display.track)
+        refuse_changed(opened, prepared)
+        for difference in differences(opened, device):
+            display.warn(f"{difference}: the result may differ in its last digits")
+        session = Session.open(opened, prepared, device, display, began)
+        return _to_the_end(session, fresh=not opened.begun)
+
+
+def _to_the_end(session: Session, *, fresh: bool) -> Run:
+    """Learn from where the run stands, judge, publish; every exit leaves the state saved."""
+    prepared = session.prepared
+    frozen = digest_of(prepared.network, prepared.frozen)
+    session.start(fresh=fresh)
+    announce(session.run, prepared, session.display)
+    with catching_signals() as caught, session.failing_safely():
+        _compute_features(session, caught)
+        _learn(session, caught)
+    if digest_of(prepared.network, prepared.frozen) != frozen:
+        raise AssertionError("the frozen part changed")
+    _publish(session)
+    return session.run
+
+
+def _compute_features(session: Session, caught: list[int]) -> None:
+    """What a frozen part makes of the pictures, and the head that is solved on it to start from."""
+    prepared, device, display = session.prepared, session.device, session.display
+
+    def stop() -> None:
+        _stop_if_asked(session, caught)
+
+    if prepared.cut is not None:
+        _draw_preview(session)
+        session.prepared, report = with_features(prepared, device, display, stop)
+        session.note_features("features", report)
+    progress = session.state.progress
+    if prepared.recipe.frozen_start and progress.epoch == progress.step == 0:
+        report = start_from_solved_head(session.prepared, device, display, stop)
+        session.note_features("head_features", report)
+
+
+def _learn(session: Session, caught: list[int]) -> None:
+    """Train or solve to the last epoch or strength, keeping the best weights and the state."""
+    run, state, display = session.run, session.state, session.display
+    recipe = session.prepared.recipe
+    progress = state.progress
+    events, steps = _events(session)
+    clock = CheckpointClock(recipe.checkpoint_every)
+    with display.training(recipe.epochs, steps, progress.epoch * steps + progress.step):
+        for event in events:
+            if isinstance(event, Milestone):
+                run.append_history(event.record)
+                if event.best:
+                    session.keep_best()
+                display.milestone(event, progress.epoch - 1)
+            else:
+                display.step(event)
+            _draw_preview(session)
+            ending = bool(caught)  # once: a signal may come at any moment
+            if clock.due(isinstance(event, Milestone)) or ending:
+                state.refuse_diverged()
+                session.save()
+            if ending:
+                _stop_if_asked(session, caught)
+        session.save()
+        _stop_if_asked(session, caught)
+
+
+def _events(session: Session) -> tuple[Iterator[Step | Milestone], int]:
+    """What happens while the run learns, and how many steps an epoch has."""
+    prepared, state, device = session.prepared, session.state, session.device
+    judged = {
+        name: batches
+        for name, batches in prepared.evaluation.items()
+        if name == "validation" or (name == "test" and session.run.info["watch_test"])
+    }
+    if prepared.recipe.solves:
+        return solved_path(prepared, state, judged, device), 0
+    events = train_epochs(state, prepared.recipe, prepared.batches, judged, device)
+    return events, len(prepared.batches)
+
+
+def _publish(session: Session) -> None:
+    """Write the model, score it once on each held-out split, and write what the run is for."""
+    session.prepared.trained.load_state_dict(session.publish_best())
+    started = time.perf_counter()
+    results: dict[str, Any] = {"test": None, "validation": None}
+    outcome = Outcome(session.run)
+    for split in ("validation", "test"):
+        if split in session.prepared.evaluation:
+            results[split] = _judge(session, split, outcome)
+    session.state.progress.evaluate_seconds += time.perf_counter() - started
+    write_files(outcome, finished=True)
+    session.run.write_info(status="finished", **results, **session.standing())
+
+
+def _judge(session: Session, split: str, outcome: Outcome) -> dict[str, Any]:
+    """All that is measured of the best weights on a split; its logits are left in the outcome."""
+    prepared = session.prepared
+    judged = Judged(prepared.pictures.splits[split], prepared.pictures.classes)
+    views = prepared.recipe.averaging
+    found: dict[str, Any] = {}
+    for averaging in dict.fromkeys((views, "none")):
+        batches: Callable[[], Any] = prepared.evaluation[split]
+        logits, labels = logits_of(prepared.trained, batches(), session.device, averaging)
+        result = measured(logits, labels, judged)
+        if not math.isfinite(result["loss"]):
+            raise InputError(
+                f"the best weights give a {split} loss of {result['loss']}: training diverged. Try"
+                " a smaller --lr"
+            )
+        if averaging == views:
+            found = result
+            outcome.judged[split], outcome.logits[split] = judged, logits
+        else:
+            found |= {"averaging": views, "without_averaging": result}
+    return found
+
+
+def _draw_preview(session: Session) -> None:
+    """Draw the sheet if it is not there yet: after the first step, which it would hold up."""
+    path = session.run.path / "preview.png"
+    if not path.exists():
+        draw_training_sheet(session.prepared.pixels, session.prepared.pictures.classes, path)
+
+
+def _stop_if_asked(session: Session, caught: list[int]) -> None:
+    if caught:
+        raise session.interrupted(caught[0])
+
+
+def _refuse_inside_data(out: Path, data: Path) -> None:
+    """A run inside a data folder would be a class of it the next time."""
+    if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
+        raise InputError(f"the run folder {out} lies inside the data {data}; name another --out")
