@@ -38,7 +38,7 @@ from reslab.pictures.decoding import UnreadablePictureError, decode
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.run.checkpoint import load_checkpoint, save_checkpoint
 from reslab.run.folder import Run, open_run
-from reslab.training import training
+from reslab.training import session, training
 
 LONG = os.environ.get("RESLAB_LONG") == "1"
 TIMED = {"seconds", "evaluate_seconds"}
@@ -247,15 +247,15 @@ def test_a_run_goes_on_from_every_step(data, tmp_path, monkeypatch):
     settings = {"epochs": 2, "batch_size": 1, "seed": 5, "quiet": True, "network": "mnist-cnn",
                 "checkpoint_every": "1step", "fields": fields}  # fmt: skip
     kept = tmp_path / "kept"
-    original, steps = training.save_checkpoint, itertools.count()
+    original, steps = session.save_checkpoint, itertools.count()
 
     def keeping(run, *given):
         original(run, *given)
         shutil.copytree(run.path, kept / str(next(steps)))
 
-    monkeypatch.setattr(training, "save_checkpoint", keeping)
+    monkeypatch.setattr(session, "save_checkpoint", keeping)
     whole = reslab.train(data, out=tmp_path / "whole", **settings)
-    monkeypatch.setattr(training, "save_checkpoint", original)
+    monkeypatch.setattr(session, "save_checkpoint", original)
     expected = outcome(whole.path)
     folders = sorted(kept.iterdir(), key=lambda path: int(path.name))
     assert len(folders) > 102

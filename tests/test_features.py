@@ -17,11 +17,13 @@ from torch import nn
 
 import reslab
 from drawn_pictures import picture
+from reslab.cli.printing import print_run
 from reslab.errors import InputError
 from reslab.features import extraction as features
 from reslab.features import solving
 from reslab.features.solving import HeadProblem
 from reslab.features.store import FeatureStore
+from reslab.judging import charts
 from reslab.networks.cutting import UncuttableError, cut
 from reslab.networks.model_file import load_model
 from reslab.pictures.cache import cache_folder
@@ -49,7 +51,8 @@ def learn(split_photos, tmp_path, weights):
         seed = options.pop("seed", 1)
         return reslab.train(
             data, recipe="photos-resnet152", network="resnet18",
-            weights=options.pop("weights", weights), out=tmp_path / name, quiet=True, seed=seed,
+            weights=options.pop("weights", weights), out=tmp_path / name, seed=seed,
+            quiet=not options.pop("shown", False),
             epochs=options.pop("epochs", 4), batch_size=options.pop("batch_size", 16),
             overwrite=True, fields=options,
         )  # fmt: skip
@@ -454,6 +457,34 @@ def test_the_solved_head_is_logistic_regression():
     with torch.inference_mode():
         found = head(tensors[0]).softmax(1).numpy()
     np.testing.assert_allclose(found, expected.predict_proba(scaled), atol=1e-3)
+
+
+def test_a_strength_is_called_a_strength_everywhere(learn, capfd, monkeypatch):
+    """A solved head has no epochs: on the screen, in the history, in run.json, in the curves."""
+    figures = []
+    save = charts._save
+    monkeypatch.setattr(
+        charts, "_save", lambda figure, path: (figures.append(figure), save(figure, path))
+    )
+    run = learn("a", head="solved", epochs=3, shown=True)
+    print_run(run, as_json=False)
+    screen = "".join(capfd.readouterr())
+    assert "epoch" not in screen
+    assert "3 strengths of regularisation" in screen
+    for number, strength in enumerate(solving.strengths(3), 1):
+        assert f"strength {strength:.3g} ({number}/3)" in screen
+    assert f"best head   strength of regularisation {run.info['best_strength']:.3g}" in screen
+    assert run.info["best_strength"] in [line["strength"] for line in run.history]
+    assert (run.info["strengths"], run.info["best_epoch"]) == (3, None)
+    assert "epochs" not in run.info
+    axes = figures[-1].axes
+    assert {axis.get_xlabel() for axis in axes} == {
+        "strength of regularisation, from strong to weak"
+    }
+    assert {axis.get_xscale() for axis in axes} == {"log"}
+    left, right = axes[0].get_xlim()
+    assert left > right
+    assert list(axes[0].lines[0].get_xdata()) == pytest.approx(solving.strengths(3))
 
 
 def test_a_path_of_strengths_is_a_run_like_any_other(learn):

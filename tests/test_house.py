@@ -1,9 +1,11 @@
 """The house itself: import direction, start-up, exports, documents that are true."""
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,46 @@ def test_help_and_errors_do_not_import_torch(words):
         [sys.executable, "-c", code, *words.split()], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", MODULES, ids=[str(p.relative_to(SOURCE)) for p in MODULES])
+def test_a_module_reads_at_one_sitting(path):
+    text = path.read_text("utf-8")
+    assert text.count("\n") <= 350
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 60, f"{node.name} is long"
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_readme_names_every_file_of_a_run(name):
+    from reslab.training.run_files import RUN_FILES
+
+    rows = [row for row in (ROOT / name).read_text("utf-8").splitlines() if row.startswith("| `")]
+    named = {found for row in rows for found in re.findall(r"`([\w.]+)/?`", row.split("|")[1])}
+    assert {file.name for file in RUN_FILES} <= named
+
+
+def test_python_takes_every_option_by_the_commands_name(split_photos):
+    """A field of the recipe or a data option is written once and is known to all three."""
+    from reslab.cli.options import keywords
+    from reslab.pictures.data_source import DataSource
+    from reslab.recipes.recipe import FIELDS, Recipe
+
+    command = set(typing.get_args(keywords(DataSource, Recipe))[0].__annotations__)
+    assert {name for name in command if "." in name} | {"optimizer.lr"} == {
+        name for name in FIELDS if "." in name
+    }
+    python = set(inspect.signature(reslab.train).parameters)
+    assert {name for name in command if "." not in name} < python
+    documented = reslab.train.__doc__
+    assert all(f"    {name}: " in documented for name in python)
+    with pytest.raises(TypeError, match="'epoch'; did you mean 'epochs'"):
+        reslab.train(split_photos, epoch=1)
+    with pytest.raises(TypeError, match="'leave_out'; did you mean 'leave_out_unreadable'"):
+        reslab.evaluate("model", split_photos, leave_out=True)
+    with pytest.raises(reslab.InputError, match=r"optimizer\.lr: set twice"):
+        reslab.train(split_photos, lr=0.1, fields={"optimizer.lr": 0.2})
 
 
 def test_reading_files_leaves_training_its_threads(split_photos):

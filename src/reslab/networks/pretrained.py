@@ -6,15 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from reslab.errors import InputError
 from reslab.networks.catalogue import OURS, TORCHVISION, head_prefix, timm_config
-from reslab.networks.model_file import is_safetensors
+from reslab.networks.state_file import State, read_state
 from reslab.pictures.preprocessing import Preprocessing
-
-State = dict[str, torch.Tensor]
 
 
 def pretrained_preprocessing(name: str) -> Preprocessing | None:
@@ -75,36 +72,6 @@ def load_pretrained(network: nn.Module, name: str, weights: str) -> None:
     if problems:
         raise InputError(f"{source}: these weights are not {name}'s:", problems)
     network.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
-
-
-def read_state(path: Path) -> State:
-    """A state dict from a safetensors file, or from a PyTorch file read with `weights_only`."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such weights file")
-    import safetensors
-    import safetensors.torch
-
-    try:
-        found: Any
-        if is_safetensors(path):
-            found = safetensors.torch.load_file(path)
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except safetensors.SafetensorError as error:
-        raise InputError(
-            f"{path}: not a safetensors or PyTorch state-dict file ({error})"
-        ) from None
-    except Exception as error:  # unpickling a damaged file raises anything
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise InputError(f"{path}: cannot be read as a plain state dict ({reason})") from None
-    for wrapper in ("state_dict", "model"):
-        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
-            found = found[wrapper]
-    if not isinstance(found, dict) or not found:
-        raise InputError(f"{path}: holds no state dict (names and tensors)")
-    if not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise InputError(f"{path}: holds other things than tensors; save a state dict")
-    return {str(key): value for key, value in found.items()}
 
 
 def _torchvision_weights(name: str) -> Any:

@@ -1,7 +1,7 @@
 """DATA as the user names it: a built-in set, a folder, a list, a CSV, or a zip of any of these."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -256,6 +256,31 @@ def _assemble(
         classes_source = "the lists"
     labels, unknown = resolve_labels([entry for _, entry in entries], classes, classes_source)
     problems += unknown
+    table, repeated, absent = _rows(files, entries, labels)
+    problems += absent
+    if problems:
+        raise InputError(f"{name}: {len(problems):,} problem(s) in the lists:", problems)
+    notes = [f"{repeated:,} line(s) repeat a picture of their own list: it counts each time"]
+    return Pictures(
+        name,
+        classes,
+        {
+            split: Samples(
+                tuple(path for path, _ in rows),
+                np.array([label for _, label in rows], dtype=np.int64),
+                files=files,
+            )
+            for split, rows in table.items()
+        },
+        tuple(notes if repeated else ()),
+    )
+
+
+def _rows(
+    files: Files, entries: list[tuple[str, Entry]], labels: Sequence[int]
+) -> tuple[dict[str, list[tuple[str, int]]], int, list[str]]:
+    """(path, label) of each entry by split, how many repeat one of their split, the problems."""
+    problems = []
     table: dict[str, list[tuple[str, int]]] = {}
     first: dict[tuple[str, str], tuple[Entry, int]] = {}
     repeated = 0
@@ -273,22 +298,7 @@ def _assemble(
                     f" {earlier[0].where}"
                 )
         table.setdefault(split, []).append((path, label))
-    if problems:
-        raise InputError(f"{name}: {len(problems):,} problem(s) in the lists:", problems)
-    notes = [f"{repeated:,} line(s) repeat a picture of their own list: it counts each time"]
-    return Pictures(
-        name,
-        classes,
-        {
-            split: Samples(
-                tuple(path for path, _ in rows),
-                np.array([label for _, label in rows], dtype=np.int64),
-                files=files,
-            )
-            for split, rows in table.items()
-        },
-        tuple(notes if repeated else ()),
-    )
+    return table, repeated, problems
 
 
 def _present(files: Files, path: str) -> str | None:
