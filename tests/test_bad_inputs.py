@@ -290,7 +290,7 @@ TABLE = {
     "field ill-typed": ("train W/good --optimizer.lr fast", "optimizer.lr = 'fast'"),
     "field choice": ("train W/good --schedule.name cosin", "did you mean 'cosine'"),
     "field without value": ("train W/good --augment.rotate", "--augment.rotate requires"),
-    "field twice": ("train W/good --optimizer.lr 1 --optimizer.lr 2", "--optimizer.lr specified mult"),
+    "field twice": ("train W/good --optimizer.lr 1 --optimizer.lr 2", "lr specified mult"),
     "device": ("train W/good --device gpu", "--device gpu"),
     "no cuda": ("train W/good --device cuda:7", "cuda"),
     "precision": ("train W/good --precision fp16", "precision"),
