@@ -29,13 +29,14 @@ from PIL import Image
 
 import reslab
 from drawn_pictures import fill, picture
-from reslab import writing
+from reslab import disk as writing
 from reslab.errors import InputError
 from reslab.learning.state import TrainingState
 from reslab.networks.model_file import load_model, read_tensors, tensor_file
 from reslab.pictures import reading
 from reslab.pictures.decoding import UnreadablePictureError, decode
 from reslab.pictures.preprocessing import Preprocessing
+from reslab.recipes.recipe import Recipe
 from reslab.run.checkpoint import load_checkpoint, save_checkpoint
 from reslab.run.folder import Run, open_run
 from reslab.training import session, training
@@ -353,20 +354,20 @@ def save_failing(tmp_path, number, code, offset=None):
     shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
     (tmp_path / "checkpoints").mkdir(parents=True)
     for value in (1, 2):
-        save_checkpoint(run, small_state(value), "data")
+        save_checkpoint(run, small_state(value), Recipe(), "data")
     said = None
     with pytest.MonkeyPatch.context() as patch:
         failing = Failing(patch, number, code, offset)
         try:
-            save_checkpoint(run, small_state(3), "data")
+            save_checkpoint(run, small_state(3), Recipe(), "data")
         except OSError as error:
             said = error
     found = small_state(0)
-    load_checkpoint(run, found, "data")
+    load_checkpoint(run, found, Recipe(), "data")
     assert found.progress.epoch in (2, 3)
     assert float(found.network.weight.detach()[0, 0]) == found.progress.epoch
-    save_checkpoint(run, small_state(4), "data")  # the next one is not hindered
-    load_checkpoint(run, found, "data")
+    save_checkpoint(run, small_state(4), Recipe(), "data")  # the next one is not hindered
+    load_checkpoint(run, found, Recipe(), "data")
     assert found.progress.epoch == 4
     return failing.names, said
 
@@ -393,14 +394,14 @@ def test_a_disk_that_fills_at_any_byte_leaves_a_sound_checkpoint(tmp_path):
 def test_a_write_that_cannot_be_read_back_is_a_fault(tmp_path, monkeypatch):
     run = Run(tmp_path)
     (tmp_path / "checkpoints").mkdir()
-    save_checkpoint(run, small_state(1), "data")
+    save_checkpoint(run, small_state(1), Recipe(), "data")
     original = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: original(path)[:-1] + b"?")
     with pytest.raises(OSError, match="read back"):
-        save_checkpoint(run, small_state(2), "data")
+        save_checkpoint(run, small_state(2), Recipe(), "data")
     monkeypatch.undo()
     found = small_state(0)
-    assert load_checkpoint(run, found, "data") is None
+    assert load_checkpoint(run, found, Recipe(), "data") is None
     assert found.progress.epoch == 1
 
 

@@ -15,7 +15,17 @@ import reslab
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "reslab"
 ORDER = [
-    *["errors", "writing", "options", "pictures", "networks", "judging", "recipes", "features"],
+    *[
+        "errors",
+        "writing",
+        "options",
+        "process",
+        "pictures",
+        "networks",
+        "judging",
+        "recipes",
+        "features",
+    ],
     *["learning", "run", "training", "using", "cli"],
 ]
 
@@ -75,7 +85,7 @@ def test_the_readme_names_every_file_of_a_run(name):
 
     rows = [row for row in (ROOT / name).read_text("utf-8").splitlines() if row.startswith("| `")]
     named = {found for row in rows for found in re.findall(r"`([\w.]+)/?`", row.split("|")[1])}
-    assert {file.name for file in RUN_FILES} <= named
+    assert {file.name.split("/")[0] for file in RUN_FILES} <= named
 
 
 def test_python_takes_every_option_by_the_commands_name(split_photos):

@@ -1,7 +1,6 @@
 """Commands that use a model: evaluate, predict, summary."""
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -29,17 +28,17 @@ def evaluate(
     **options: Any,
 ) -> None:
     """Score a model on labelled pictures. Data it was trained on is split as it was then."""
-    from reslab.judging.predictions import HEADER
+    from reslab.disk import refuse_foreign, user_path
+    from reslab.judging.predictions import is_table
     from reslab.using.evaluation import evaluate as evaluate_
-    from reslab.writing import refuse_foreign
 
     if out is not None:
-        refuse_foreign(Path(out), "--out", ",".join(HEADER).encode(), "a table of predictions")
+        refuse_foreign(user_path(out), "--out", is_table, "a table of predictions")
     found = evaluate_(
         model, data, split=split, device=device, batch_size=batch_size, quiet=quiet, **options
     )
     if out is not None:
-        found.write_predictions(out)
+        found.write_predictions(user_path(out))
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     if json:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reslab.writing import write_safely
+from reslab.disk import write_safely
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +22,11 @@ SOFTWARE = "reslab, residual networks for pictures"  # marks our own PNG files
 _DPI = 110
 _CELL, _LABEL, _GAP = 140, 34, 14  # of a sheet, in pixels: a picture, its name, between columns
 TRAIN, VALIDATION, TEST = "#4c72b0", "#dd8452", "#8c8c8c"
+
+
+def is_our_png(start: bytes) -> bool:
+    """Whether a file that begins so is a PNG that was drawn here."""
+    return start.startswith(b"\x89PNG\r\n\x1a\n") and SOFTWARE.encode() in start
 
 
 @cache

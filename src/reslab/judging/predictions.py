@@ -6,11 +6,16 @@ from pathlib import Path
 
 import torch
 
+from reslab.disk import write_safely
 from reslab.judging.metrics import probabilities
 from reslab.pictures.table import Samples
-from reslab.writing import write_safely
 
 HEADER = ("path", "label", "prediction", "probability")
+
+
+def is_table(start: bytes) -> bool:
+    """Whether a file that begins so is a table of predictions."""
+    return start.startswith(",".join(HEADER).encode() + b"\n")
 
 
 def write_predictions(

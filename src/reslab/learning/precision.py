@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from reslab.disk import write_safely
 from reslab.learning.device import device_name
 from reslab.networks.inference import as_input
 from reslab.pictures.batches import Batch
 from reslab.pictures.cache import cache_folder
-from reslab.writing import write_safely
 
 FASTER = 1.15  # what bf16 must gain, so that a noisy clock does not decide
 SHORT = 30.0  # seconds of training below which nothing is measured

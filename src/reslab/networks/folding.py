@@ -1,6 +1,8 @@
 """Batch norms folded into the convolutions before them: the same function, fewer passes."""
 
 import copy
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,8 +13,33 @@ _FOLDABLE = ("Conv2d", "Conv2dSame")  # timm's pads by itself and is a convoluti
 _CLOSE = 1e-4  # relative; folding rounds, and does no more
 
 
+_tracing = threading.Lock()
+
+
 class LayerTracer(fx.Tracer):
-    """Stops at convolutions and batch norms, timm's with an activation inside included."""
+    """Stops at convolutions and batch norms, timm's with an activation inside included.
+
+    While torch follows a network it changes how every module of the process is called. So one
+    network is followed at a time, and modules that other threads call meanwhile, to train or to
+    predict, are called as ever.
+    """
+
+    def trace(self, *given: Any, **named: Any) -> fx.Graph:
+        with _tracing:
+            self._thread = threading.get_ident()
+            return super().trace(*given, **named)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
+    ) -> Any:
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, nn.BatchNorm2d | nn.Conv2d):

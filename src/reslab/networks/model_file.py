@@ -12,12 +12,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
+from reslab.disk import user_path, write_safely
 from reslab.errors import InputError
 from reslab.networks.catalogue import NetworkSpec, build_network
 from reslab.pictures.files import has_control_characters
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.settings import Averaging, Size
-from reslab.writing import write_safely
 
 FORMAT = 1
 MODEL_FILE = "model.safetensors"
@@ -172,7 +172,7 @@ def load_model(location: str | Path) -> Model:
 
     Raises InputError if it is missing, damaged, or not a model.
     """
-    path = Path(location).expanduser()
+    path = user_path(location)
     if path.is_dir():
         if not (path / MODEL_FILE).is_file():
             raise InputError(f"{path}: a folder without {MODEL_FILE}; is it a finished run?")

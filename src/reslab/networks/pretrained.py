@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from reslab.disk import user_path
 from reslab.errors import InputError
 from reslab.networks.catalogue import OURS, TORCHVISION, head_prefix, timm_config
 from reslab.networks.state_file import State, read_state
@@ -53,7 +54,7 @@ def load_pretrained(network: nn.Module, name: str, weights: str) -> None:
     if weights == "pretrained":
         state, source = _published_state(name)
     else:
-        state, source = read_state(Path(weights).expanduser()), weights
+        state, source = read_state(user_path(weights)), weights
     state = {key.removeprefix("module."): value for key, value in state.items()}
     head = head_prefix(name, network)
     own = network.state_dict()
@@ -96,7 +97,7 @@ def _published_state(name: str) -> tuple[State, str]:
         megabytes = 0.0
     folder = os.environ.get("RESLAB_WEIGHTS")
     if folder:
-        path = Path(folder).expanduser() / file_name
+        path = user_path(folder) / file_name
         if path.is_file():
             _check_hash(path)
             return read_state(path), str(path)

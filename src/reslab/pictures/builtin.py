@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from reslab.disk import user_path
 from reslab.errors import InputError
 from reslab.pictures.cache import cache_folder
 from reslab.pictures.table import Pictures, Samples
@@ -36,7 +37,7 @@ def open_builtin(name: str, data_root: str | Path | None) -> Pictures:
     if name == "digits":
         return _digits()
     given = data_root or os.environ.get("RESLAB_DATA")
-    root = Path(given).expanduser() if given else cache_folder() / "data"
+    root = user_path(given) if given else cache_folder() / "data"
     import torchvision
 
     present = (root / _FOLDERS[name]).is_dir()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from reslab.disk import user_path
 from reslab.errors import InputError
 
 KINDS = {
@@ -36,7 +37,7 @@ class Entry:
 def cache_folder() -> Path:
     """The user's cache: RESLAB_CACHE, else the platform's custom."""
     if given := os.environ.get("RESLAB_CACHE"):
-        return Path(given).expanduser()
+        return user_path(given)
     if os.name == "nt":
         return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "reslab"
     base = os.environ.get("XDG_CACHE_HOME")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
+from reslab.disk import user_path
 from reslab.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 
 def _whole(item: Any) -> Any:
     """A path from the root on: a run may be resumed from another folder."""
-    return str(Path(item).expanduser().absolute()) if isinstance(item, str | Path) else item
+    return str(user_path(item).absolute()) if isinstance(item, str | Path) else item
 
 
 def _whole_if_there(item: Any) -> Any:
     """What does not exist is a built-in set, or a mistake to be named as it was written."""
-    there = isinstance(item, str | Path) and bool(str(item)) and Path(item).expanduser().exists()
+    there = isinstance(item, str | Path) and bool(str(item)) and user_path(item).exists()
     return _whole(item) if there else str(item)
 
 
@@ -93,6 +94,13 @@ class DataSource(BaseModel):
         strange = [repr(name) for name in pictures.classes if has_control_characters(name)]
         if strange:
             raise InputError(f"{pictures.name}: control characters in names of classes:", strange)
+        blank = [repr(name) for name in pictures.classes if name != name.strip()]
+        if blank:
+            raise InputError(
+                f"{pictures.name}: names of classes begin or end with a blank, which lists and"
+                " tables do not keep; rename them:",
+                blank,
+            )
         return self.with_keys(pictures, track)
 
     def with_keys(self, pictures: "Pictures", track: "Track | None" = None) -> "Pictures":

@@ -4,6 +4,7 @@ What a file may hold: grey, RGB, palette, alpha (laid over white), 16 bits a cha
 8), CMYK; the EXIF orientation is applied; of an animation the first frame counts.
 """
 
+import functools
 import io
 import warnings
 
@@ -13,7 +14,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 WHITE = (255, 255, 255, 255)
 LARGEST = 40_000_000  # pixels, or half with alpha: half a gigabyte while they are converted
-
+MOST_SCANNED = 30 * LARGEST  # pixels times a JPEG's scans: each goes over the whole picture
+# No others are tried: some of Pillow's readers start programs (EPS), or are hardly ever needed.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF")
+_SCAN = b"\xff\xda"  # in a JPEG's coded data 0xff never stands before anything but its own marks
 
 # What makes Pillow warn makes it raise where it matters. Warnings cannot be silenced around a
 # call: the filters are the whole process's, and pictures are decoded by many threads.
@@ -34,7 +38,13 @@ def decode(data: bytes, channels: int, least: int | None = None) -> torch.Tensor
     if not data:
         raise UnreadablePictureError("the file is empty")
     try:
-        with Image.open(io.BytesIO(data)) as opened:
+        with Image.open(io.BytesIO(data), formats=_formats()) as opened:
+            scanned = opened.width * opened.height * data.count(_SCAN)
+            if opened.format in ("JPEG", "MPO") and scanned > MOST_SCANNED:
+                raise UnreadablePictureError(
+                    f"too many scans to decode in time: {data.count(_SCAN):,} of"
+                    f" {opened.width} x {opened.height} pixels"
+                )
             if least is not None:
                 opened.draft(opened.mode, (least, least))
             if opened.width * opened.height * (1 + _is_transparent(opened)) > LARGEST:
@@ -48,13 +58,25 @@ def decode(data: bytes, channels: int, least: int | None = None) -> torch.Tensor
     except UnreadablePictureError:
         raise
     except UnidentifiedImageError:
-        raise UnreadablePictureError("not a picture in a known format") from None
+        named = ", ".join(_formats())
+        raise UnreadablePictureError(f"not a picture in a known format ({named})") from None
     except Image.DecompressionBombError as error:
         raise UnreadablePictureError(f"too large to decode safely ({error})") from None
     except MemoryError:
         raise UnreadablePictureError("too large for this machine's memory") from None
     except Exception as error:  # the codecs raise whatever a damaged file makes them meet
         raise UnreadablePictureError(f"cannot be decoded ({error})") from None
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those that are tried: HEIC too where the package pillow-heif is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return FORMATS
+    pillow_heif.register_heif_opener()
+    return (*FORMATS, "HEIF")
 
 
 def from_pillow(picture: Image.Image, channels: int) -> torch.Tensor:

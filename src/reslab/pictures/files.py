@@ -1,5 +1,6 @@
 """Where bytes come from: a folder or a zip archive, both read only, with the same three calls."""
 
+import errno
 import os
 import threading
 import unicodedata
@@ -8,15 +9,17 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from reslab.disk import open_regular, read_regular
 from reslab.errors import InputError
 
 PICTURE_SUFFIXES = frozenset(
     [
         *[".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp"],
-        *[".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"],
+        *[".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif"],
     ]
 )
 
+LARGEST_FILE = 128 << 20  # bytes of a picture or list that are read, or unpacked, at most
 _NO_STAMP = (-1, -1, -1, -1)
 
 
@@ -103,7 +106,7 @@ class Folder:
         return self._walk()[1]
 
     def read(self, name: str) -> bytes:
-        return read_regular(self.location / name)
+        return read_regular(self.location / name, LARGEST_FILE)
 
     def stamp(self, name: str) -> tuple[int, int, int, int]:
         try:
@@ -126,8 +129,8 @@ class Archive:
     def __init__(self, location: Path) -> None:
         self.location = location
         try:
-            self._zip = zipfile.ZipFile(location)
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
+            self._zip = zipfile.ZipFile(open_regular(location))
+        except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
             raise InputError(f"{location}: not a readable zip archive ({error})") from None
         found = location.stat()
         self._times = found.st_mtime_ns, found.st_ctime_ns
@@ -135,6 +138,9 @@ class Archive:
         infos = self._zip.infolist()
         names = _member_names(infos)
         members = dict(zip(names, infos, strict=True))
+        strange = [repr(name) for name in names if not _stays_inside(name)]
+        if strange:
+            raise InputError(f"{location}: holds names that are no paths inside it:", strange)
         if len(members) < len(names):
             twice = sorted(name for name, count in Counter(names).items() if count > 1)
             raise InputError(f"{location}: holds {len(twice)} name(s) more than once:", twice)
@@ -163,13 +169,20 @@ class Archive:
         return sorted(found)
 
     def read(self, name: str) -> bytes:
+        info = self._members.get(name)
+        if info is None:
+            raise FileNotFoundError(2, "no such member", self.where(name))
         try:
-            with self._lock:
-                return self._zip.read(self._members[name])
-        except KeyError:
-            raise FileNotFoundError(2, "no such member", self.where(name)) from None
+            # What the archive says of its size may be a lie, so no more is unpacked either.
+            data = b""
+            if info.file_size <= LARGEST_FILE:
+                with self._lock, self._zip.open(info) as member:
+                    data = member.read(LARGEST_FILE + 1)
         except Exception as error:  # BadZipFile, zlib.error, ...: each codec raises its own
             raise OSError(f"damaged or encrypted in the archive ({error})") from None
+        if max(len(data), info.file_size) > LARGEST_FILE:
+            raise OSError(errno.EFBIG, f"larger than {LARGEST_FILE / 1e6:,.0f} MB", name)
+        return data
 
     def stamp(self, name: str) -> tuple[int, int, int, int]:
         """The member's size and checksum, the archive's times."""
@@ -183,6 +196,11 @@ class Archive:
 
     def where(self, name: str) -> str:
         return f"{self.location}:{self._prefix}{name}"
+
+
+def _stays_inside(name: str) -> bool:
+    parts = name.removesuffix("/").split("/")
+    return not any(part in ("", "..") or "\0" in part for part in parts)
 
 
 def _member_names(infos: list[zipfile.ZipInfo]) -> list[str]:
@@ -201,13 +219,6 @@ def _member_names(infos: list[zipfile.ZipInfo]) -> list[str]:
         except UnicodeDecodeError:
             continue
     return [info.filename for info in infos]
-
-
-def read_regular(path: Path) -> bytes:
-    """The bytes of a regular file: a pipe or device would keep the reader waiting."""
-    if path.exists() and not path.is_file():
-        raise OSError(f"{printable(str(path))}: not a regular file")
-    return path.read_bytes()
 
 
 def printable(name: str) -> str:

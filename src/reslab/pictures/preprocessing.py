@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from reslab.pictures.decoding import decode
+from reslab.pictures.decoding import LARGEST, UnreadablePictureError, decode
 from reslab.pictures.settings import SMALL, Interpolation, Mean, Mode, Size, Std
 
 
@@ -70,7 +70,13 @@ class Preprocessing(BaseModel):
             inner = resize(pixels, _scaled(height, width, scale), self.interpolation)
             return self._padded(inner)
         scale = max(scales) / self.crop_fraction
-        outer = resize(pixels, _scaled(height, width, scale, self.size), self.interpolation)
+        outer_size = _scaled(height, width, scale, self.size)
+        if math.prod(outer_size) > LARGEST:
+            raise UnreadablePictureError(
+                f"too long and thin for a crop of {target_height}x{target_width}: {width} x {height}"
+                " pixels; set the mode to letterbox or squash"
+            )
+        outer = resize(pixels, outer_size, self.interpolation)
         top = round((outer.shape[-2] - target_height) / 2)
         left = round((outer.shape[-1] - target_width) / 2)
         return outer[..., top : top + target_height, left : left + target_width]

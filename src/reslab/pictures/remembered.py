@@ -18,8 +18,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from reslab.disk import write_safely
 from reslab.pictures.cache import cache_folder, make_room
-from reslab.writing import write_safely
 
 FORMAT = 1
 WORTH_KEEPING = 1000  # fewer files are read anew sooner than their table is looked after

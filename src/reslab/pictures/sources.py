@@ -6,9 +6,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from reslab.disk import read_regular, real_path, user_path
 from reslab.errors import InputError, nearest
 from reslab.pictures.builtin import BUILTINS, open_builtin
-from reslab.pictures.files import Archive, Files, Folder, is_picture_name, printable
+from reslab.pictures.files import LARGEST_FILE, Archive, Files, Folder, is_picture_name, printable
 from reslab.pictures.lists import (
     SPLIT_NAMES,
     Entry,
@@ -41,7 +42,7 @@ def open_pictures(
     Raises InputError with every problem of every list at once.
     """
     text = str(data)
-    path = Path(text).expanduser()
+    path = user_path(text)
     if text in BUILTINS and not path.exists():
         _refuse_companions(text, test=test, val=val, root=root)
         return open_builtin(text, data_root)
@@ -50,7 +51,7 @@ def open_pictures(
         raise InputError(f"{text or 'DATA'}: no such file, folder or built-in data set{hint}")
     if path.is_dir():
         _refuse_companions(text, test=test, val=val)
-        return _checked(_open_tree(Folder(path), path.resolve().name, classes, root))
+        return _checked(_open_tree(Folder(path), real_path(path).name, classes, root))
     if path.suffix.lower() == ".zip":
         _refuse_companions(text, test=test, val=val, root=root)
         return _checked(_open_tree(Archive(path), path.stem, classes, None))
@@ -58,7 +59,7 @@ def open_pictures(
         lists = {"train": path}
         for split, companion in (("validation", val), ("test", test)):
             if companion is not None:
-                lists[split] = Path(companion).expanduser()
+                lists[split] = user_path(companion)
         return _checked(_open_named_lists(lists, root, classes))
     if is_picture_name(path.name):
         raise InputError(f"{text}: a single picture is not a data set; name its folder or a list")
@@ -199,7 +200,7 @@ def _class_file(files: Files) -> tuple[tuple[str, ...] | None, list[str], str]:
 
 
 def _root(root: str | Path) -> Folder:
-    path = Path(root).expanduser()
+    path = user_path(root)
     if not path.is_dir():
         raise InputError(f"--root {root}: no such folder")
     return Folder(path)
@@ -213,12 +214,12 @@ def _open_named_lists(
     for split, path in lists.items():
         if not path.is_file():
             raise InputError(f"{path}: no such {split} list")
-        if root is None and path.parent.resolve() != folder.resolve():
+        if root is None and real_path(path.parent) != real_path(folder):
             raise InputError(
                 f"{path} and {lists['train']} lie in different folders; say with --root what"
                 " their paths are relative to"
             )
-        parsed[split] = _parser(path.name)(path.read_bytes(), str(path))
+        parsed[split] = _parser(path.name)(read_regular(path, LARGEST_FILE), str(path))
     written, problems, source = _class_file(Folder(folder))
     if problems:
         raise InputError(f"{folder}: the class file has problems:", problems)

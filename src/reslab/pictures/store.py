@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from reslab.disk import write_safely
 from reslab.pictures.cache import cache_folder, keep, make_room
 from reslab.pictures.decoding import with_channels
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.reading import Track, in_threads, memory_budget, read_picture, untracked
 from reslab.pictures.table import Samples
-from reslab.writing import write_safely
 
 _MARK = b"reslab pixels 1\n"
 

@@ -1,7 +1,7 @@
 """The table every later step works on: classes, and for each split its samples."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -46,6 +46,24 @@ class Samples:
         return self.files.where(self.paths[row]) if self.files else self.paths[row]
 
 
+def joined(parts: Sequence[Samples]) -> Samples:
+    """The samples of several splits of one data set, one after another.
+
+    Pixels are kept where all parts have them, of one size; files are read again where not.
+    """
+    held = [part.pixels for part in parts if part.pixels is not None]
+    alike = len(held) == len(parts) and len({pixels.shape[1:] for pixels in held}) == 1
+    if not alike and any(part.files is None for part in parts):
+        raise AssertionError("pictures without files are of one size")
+    return Samples(
+        tuple(path for part in parts for path in part.paths),
+        np.concatenate([part.labels for part in parts]),
+        parts[0].files,
+        torch.cat(held) if alike else None,
+        np.concatenate([part.keys for part in parts]),
+    )
+
+
 @dataclass(frozen=True)
 class Pictures:
     """A data set: its classes, fixed once by name, and its splits.
@@ -74,7 +92,11 @@ class Pictures:
         return self.splits["train"]
 
     def fingerprint(self) -> str:
-        """SHA-256 over the classes and every sample's content and class, whatever the split."""
+        """SHA-256 over the classes and every sample's content and class, whatever the split.
+
+        It tells whether these are the pictures that a model was trained on, so that they can be
+        split as they were then; `arrangement` tells whether they still stand where they stood.
+        """
         digest = hashlib.sha256("\0".join(self.classes).encode("utf-8", "surrogateescape"))
         rows = [
             np.stack([samples.keys, samples.labels.astype(np.uint64)], axis=1)
@@ -83,6 +105,15 @@ class Pictures:
         table = np.concatenate(rows)
         digest.update(table[np.lexsort(table.T)].tobytes())
         return digest.hexdigest()
+
+    def arrangement(self) -> dict[str, str]:
+        """For each split SHA-256 over its samples' contents and classes in their order."""
+        found = {}
+        for name, samples in self:
+            digest = hashlib.sha256(np.ascontiguousarray(samples.keys).tobytes())
+            digest.update(samples.labels.astype("<i8").tobytes())
+            found[name] = digest.hexdigest()
+        return found
 
     def with_notes(self, *notes: str) -> "Pictures":
         return replace(self, notes=(*self.notes, *notes))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from reslab.disk import user_path
 from reslab.errors import InputError, nearest
 from reslab.recipes.fields import messages
 from reslab.recipes.recipe import FIELDS, Recipe
@@ -59,7 +60,7 @@ def recipe_text(name: str) -> str:
 def load_recipe(name: str | Path) -> Recipe:
     """A recipe by built-in name or TOML file."""
     text = str(name)
-    path = Path(text).expanduser()
+    path = user_path(text)
     if text in recipe_names() and not path.is_file():
         return parse_recipe(recipe_text(text), f"recipe {text}")
     if path.suffix == ".toml" or path.is_file():

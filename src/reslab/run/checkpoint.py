@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
+from reslab.disk import write_keeping
 from reslab.errors import InputError
 from reslab.learning.state import Progress, TrainingState
 from reslab.networks.model_file import read_tensors, tensor_file
+from reslab.recipes.recipe import Recipe
 from reslab.run.folder import Run
-from reslab.writing import write_keeping
 
 FORMAT = 1
+# The place of the weights may have moved: what they hold is compared where it still matters.
+_MAY_CHANGE = ("checkpoint_every", "weights")
 
 
-def save_checkpoint(run: Run, state: TrainingState, fingerprint: str) -> None:
+def save_checkpoint(run: Run, state: TrainingState, recipe: Recipe, fingerprint: str) -> None:
     """Write the network, the optimiser, the parts and the progress; the state before it stays too.
 
     Raises OSError naming the file; what was saved before is then as it was.
@@ -28,15 +32,21 @@ def save_checkpoint(run: Run, state: TrainingState, fingerprint: str) -> None:
                 tensors[f"optimizer.{index}.{key}"] = value
     for part in state.parts:
         tensors |= {f"part.{part.name}.{key}": value for key, value in part.state().items()}
-    header = {"format": FORMAT, "progress": asdict(state.progress), "fingerprint": fingerprint}
+    header = {
+        "format": FORMAT,
+        "progress": asdict(state.progress),
+        "fingerprint": fingerprint,
+        "recipe": recipe.model_dump(mode="json"),
+        "run": run.info.get("id"),
+    }
     write_keeping(run.last_checkpoint, run.previous_checkpoint, tensor_file(tensors, header))
 
 
-def load_checkpoint(run: Run, state: TrainingState, fingerprint: str) -> str | None:
+def load_checkpoint(run: Run, state: TrainingState, recipe: Recipe, fingerprint: str) -> str | None:
     """Bring a freshly built state to where the newest sound checkpoint stands.
 
     Returns what the user should hear if that is not the last one. Raises InputError if there is
-    none, or if it belongs to other data or another network.
+    none, or if it belongs to another run, to other data or to another recipe.
     """
     problems = []
     for path in (run.last_checkpoint, run.previous_checkpoint):
@@ -47,7 +57,8 @@ def load_checkpoint(run: Run, state: TrainingState, fingerprint: str) -> str | N
         except InputError as error:
             problems.append(str(error))
             continue
-        _restore(path, tensors, header, state, fingerprint)
+        _refuse_foreign(path, header, run, recipe, fingerprint)
+        _restore(path, tensors, header, state)
         if not problems:
             return None
         # The next save is not to put it in the place of the sound one.
@@ -56,17 +67,50 @@ def load_checkpoint(run: Run, state: TrainingState, fingerprint: str) -> str | N
     raise InputError(f"{run.path}: no checkpoint to go on from; train anew", problems)
 
 
-def _restore(
-    path: Path,
-    tensors: dict[str, torch.Tensor],
-    header: dict[str, Any],
-    state: TrainingState,
-    fingerprint: str,
+def _refuse_foreign(
+    path: Path, header: dict[str, Any], run: Run, recipe: Recipe, fingerprint: str
 ) -> None:
+    """Raise InputError unless a checkpoint was saved by this run, with this recipe and data."""
     if header.get("format") != FORMAT or "progress" not in header:
         raise InputError(f"{path}: not a checkpoint of this version of reslab")
     if header.get("fingerprint") != fingerprint:
         raise InputError(f"{path}: the data has changed since this run began; train anew")
+    if header.get("run") != run.info.get("id"):
+        raise InputError(f"{path}: saved by another run; put this run's own checkpoint back")
+    saved = header.get("recipe")
+    if saved is None:  # 0.1.0 did not note it
+        return
+    try:
+        before = _flat(Recipe.model_validate(saved).model_dump())
+    except ValidationError:
+        raise InputError(f"{path}: its recipe is not one of this version of reslab") from None
+    now = _flat(recipe.model_dump())
+    changed = [
+        f"{name} = {now[name]!r} where the run has {before[name]!r}"
+        for name in now
+        if now[name] != before[name]
+        and name not in _MAY_CHANGE
+        and not (name == "epochs" and now[name] == run.info.get("extended_to"))
+    ]
+    if changed:
+        raise InputError(
+            f"{run.path}/recipe.toml: changed since the run began; put it back, or train anew:",
+            changed,
+        )
+
+
+def _flat(part: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in part.items():
+        nested = isinstance(value, dict)
+        found |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+    return found
+
+
+def _restore(
+    path: Path, tensors: dict[str, torch.Tensor], header: dict[str, Any], state: TrainingState
+) -> None:
     network = _below("network.", tensors)
     slots: dict[int, dict[str, object]] = {}
     for key, value in _below("optimizer.", tensors).items():

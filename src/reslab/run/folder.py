@@ -3,17 +3,25 @@
 import itertools
 import json
 import re
-import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from reslab.disk import append_safely, read_regular, refuse_unwritable_name, user_path, write_safely
 from reslab.errors import InputError
 from reslab.networks.model_file import MODEL_FILE
 from reslab.recipes.files import load_recipe
 from reslab.recipes.recipe import Recipe
+from reslab.run.info import read_info
 from reslab.run.lock import LOCK_FILE
-from reslab.writing import append_safely, write_safely
+
+_LEFTOVER = re.compile(r"\.[\w-]+\.(toml|json|jsonl|safetensors|csv|png|html)\.\d+\.tmp")
+_OWN_NAME = re.compile(r"(checkpoints/)?[\w-]+\.\w+")
+_FILES_OF_0_1_0 = (
+    *["recipe.toml", "history.jsonl", MODEL_FILE, "predictions.csv", "curves.png", "preview.png"],
+    *[f"checkpoints/{name}.safetensors" for name in ("last", "previous", "best")],
+    "run.json",
+)
 
 
 class Run:
@@ -23,7 +31,7 @@ class Run:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+        self.path = user_path(path)
         self.info: dict[str, Any] = {}
 
     def __repr__(self) -> str:
@@ -78,9 +86,14 @@ class Run:
     def history(self) -> list[dict[str, Any]]:
         """One record an epoch, or a strength of a solved head, as in history.jsonl."""
         path = self.path / "history.jsonl"
-        if not path.exists():
+        written = self._history_lines()
+        return [_record(line, f"{path}:{number}") for number, line in enumerate(written, 1)]
+
+    def _history_lines(self) -> list[bytes]:
+        try:
+            return read_regular(self.path / "history.jsonl").splitlines(keepends=True)
+        except FileNotFoundError:
             return []
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
     def write_recipe(self, recipe: Recipe) -> None:
         write_safely(self.path / "recipe.toml", recipe.to_toml().encode())
@@ -90,57 +103,67 @@ class Run:
 
     def refuse_held(self, *, overwrite: bool) -> None:
         """Raise InputError if the folder holds a run that is not to be replaced, or other files."""
+        refuse_unwritable_name(self.path, "--out")
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--out {self.path}: a file stands there")
         try:
             held = {item.name for item in self.path.iterdir()} if self.path.exists() else set()
         except OSError as error:
             raise InputError(f"{self.path}: cannot be made a run folder ({error})") from None
-        if "run.json" in held and not overwrite:
-            raise InputError(
-                f"{self.path}: holds a run already; name another --out, add --overwrite, or go on"
-                " with `reslab resume`"
-            )
+        if "run.json" in held:
+            open_run(self.path)  # what is not ours is refused, whatever it is called
+            if not overwrite:
+                raise InputError(
+                    f"{self.path}: holds a run already; name another --out, add --overwrite, or go"
+                    " on with `reslab resume`"
+                )
+            return
         # Killed before it had a run.json, a run leaves no more than these.
         checkpoints = self.path / "checkpoints"
         begun = checkpoints.is_dir() and not any(checkpoints.iterdir())
-        unfinished = re.compile(r"\.(recipe\.toml|run\.json)\.\d+\.tmp")
-        held = {name for name in held if not (begun and unfinished.fullmatch(name))}
+        held = {name for name in held if not (begun and _LEFTOVER.fullmatch(name))}
         others = sorted(held - {LOCK_FILE, *(("recipe.toml", "checkpoints") if begun else ())})
-        if others and "run.json" not in held:
+        if others:
             raise InputError(
                 f"{self.path}: holds files and no run ({others[0]}, ...); name another --out"
             )
 
-    def create(self, files: Iterable[str], *, overwrite: bool) -> None:
-        """Make the folder anew, without these files and folders of the run before.
+    def create(self, files: Sequence[str], *, overwrite: bool) -> None:
+        """Make the folder anew. Of a run before, what that run's own record names is deleted.
 
-        Raises InputError if it is not to be replaced.
+        files: what this run will write, for its own record. Raises InputError if the folder is not
+        to be replaced.
         """
         self.refuse_held(overwrite=overwrite)
         try:
-            for name in files:
-                item = self.path / name
-                if item.is_dir():
-                    shutil.rmtree(item)
-                else:
-                    item.unlink(missing_ok=True)
-            (self.path / "checkpoints").mkdir(parents=True)
+            for name in self._files_of_the_run_before():
+                (self.path / name).unlink(missing_ok=True)
+            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be made a run folder ({error})") from None
+        self.info = {"files": list(files)}
+
+    def _files_of_the_run_before(self) -> list[str]:
+        if not (self.path / "run.json").exists():
+            return []
+        named = open_run(self.path).info.get("files") or _FILES_OF_0_1_0
+        # Whoever edited the record does not make us delete what lies elsewhere.
+        known = [name for name in named if _OWN_NAME.fullmatch(name)]
+        return sorted(known, key="run.json".__eq__)  # last: what is left of a run names its files
 
     def holder(self) -> str:
         """Who works on the run, as far as it has said so."""
         try:
-            return str(json.loads((self.path / "run.json").read_text("utf-8"))["process"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return str(read_info(self.path / "run.json").get("process") or "another process")
+        except (OSError, InputError):
             return "another process"
 
     def clear_leftovers(self) -> None:
         """Delete what a killed process left half written; only who holds the run may."""
         for folder in (self.path, self.path / "checkpoints"):
             for path in folder.glob(".*.tmp"):
-                path.unlink(missing_ok=True)
+                if _LEFTOVER.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
 
     def write_info(self, **changes: Any) -> None:
         """Set fields of run.json."""
@@ -155,25 +178,38 @@ class Run:
     def cut_history(self, lines: int) -> None:
         """Keep the first lines: what came after the checkpoint will be written again."""
         path = self.path / "history.jsonl"
-        written = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        written = self._history_lines()
         if len(written) < lines:
             raise InputError(f"{path}: {len(written)} lines where the checkpoint is at {lines}")
+        for number, line in enumerate(written[:lines], 1):
+            _record(line, f"{path}:{number}")
         write_safely(path, b"".join(written[:lines]))
 
 
 def open_run(path: str | Path) -> Run:
-    """A run that exists. Raises InputError if the folder holds none."""
+    """A run that exists. Raises InputError if the folder holds none, or its record is damaged."""
     run = Run(path)
-    place = run.path / "run.json"
     try:
-        run.info = json.loads(place.read_text("utf-8", "surrogateescape"))
+        run.info = read_info(run.path / "run.json")
     except FileNotFoundError:
         raise InputError(f"{run.path}: no run folder (it has no run.json)") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{place}: cannot be read ({error})") from None
-    if not isinstance(run.info, dict) or "classes" not in run.info:
-        raise InputError(f"{place}: not written by reslab")
+    except OSError as error:
+        raise InputError(f"{run.path / 'run.json'}: cannot be read ({error.strerror})") from None
     return run
+
+
+def _record(line: bytes, where: str) -> dict[str, Any]:
+    """A line of the history: an epoch or a strength, and numbers."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        found = None
+    numbers = isinstance(found, dict) and all(
+        value is None or isinstance(value, int | float) for value in found.values()
+    )
+    if not numbers or found.get("strength", found.get("epoch")) is None:
+        raise InputError(f"{where}: no line of a run's history; put it back, or train anew")
+    return dict(found)
 
 
 def new_run_folder(recipe: str, data: str) -> Path:

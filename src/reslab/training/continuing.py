@@ -50,6 +50,13 @@ def refuse_changed(run: Run, prepared: Prepared) -> None:
             found.append(f"{split}: {count:,} pictures where it had {info['counts'].get(split):,}")
     if prepared.fingerprint != info["fingerprint"] and not found:
         found.append("pictures have other contents or other labels")
+    before_each: dict[str, str] = info.get("arrangement", {})  # 0.1.0 did not note it
+    now_each = pictures.arrangement()
+    moved = [name for name, digest in before_each.items() if now_each.get(name) != digest]
+    if moved and not found:
+        found.append(
+            f"{' and '.join(moved)}: the same pictures stand in another order or another split"
+        )
     if info.get("frozen", now_frozen) != now_frozen and not found:
         found.append(
             f"the weights of the frozen part differ: {prepared.recipe.weights} has changed"

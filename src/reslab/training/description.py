@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ def description(
     pictures = prepared.pictures
     return {
         "status": "running",
+        "id": secrets.token_hex(16),
         "recipe": prepared.recipe.name,
         "network": prepared.recipe.network,
         "data": pictures.name,
@@ -35,6 +37,7 @@ def description(
         "left_out": list(pictures.left_out),
         "notes": list(pictures.notes),
         "fingerprint": prepared.fingerprint,
+        "arrangement": pictures.arrangement(),
         "frozen": digest_of(prepared.network, prepared.frozen),
         "parameters": sum(p.numel() for p in prepared.network.parameters()),
         "precision": prepared.recipe.precision,

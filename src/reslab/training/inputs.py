@@ -1,12 +1,12 @@
 """What a network is to see: the recipe's preprocessing, completed by the weights' or the data's."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from reslab.disk import user_path
 from reslab.errors import InputError
 from reslab.networks.catalogue import OURS
 from reslab.networks.pretrained import pretrained_preprocessing
@@ -136,4 +136,4 @@ def with_whole_paths(recipe: Recipe) -> Recipe:
     """The recipe with its weights' whole path: the run may be resumed from another folder."""
     if recipe.weights in ("none", "pretrained"):
         return recipe
-    return recipe.with_fields({"weights": str(Path(recipe.weights).expanduser().absolute())})
+    return recipe.with_fields({"weights": str(user_path(recipe.weights).absolute())})

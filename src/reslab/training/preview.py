@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reslab.disk import refuse_foreign, user_path
 from reslab.errors import InputError
-from reslab.judging.charts import SOFTWARE
+from reslab.judging.charts import is_our_png
 from reslab.judging.sheet import SHOWN, draw_training_sheet, each_class_in_turn
 from reslab.options import refuse_unknown, taken, taking
 from reslab.pictures.batches import TrainingBatches
@@ -20,7 +21,6 @@ from reslab.training.inputs import (
     preprocessing_of,
     training_target,
 )
-from reslab.writing import refuse_foreign
 
 
 @taking(DataSource, Recipe)
@@ -37,10 +37,10 @@ def preview(
     Returns the sheet's path, the classes, the counts of the splits and what is to be noted.
     """
     refuse_unknown(options, DataSource, Recipe)
-    path = Path(out).expanduser()
+    path = user_path(out)
     if path.suffix.lower() != ".png":
         raise InputError(f"--out {out}: the sheet is a PNG file; name one, such as preview.png")
-    refuse_foreign(path, "--out", SOFTWARE.encode(), "a sheet of reslab's")
+    refuse_foreign(path, "--out", is_our_png, "a sheet of reslab's")
     chosen = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
     changes = changes_of(taken(options, Recipe), fields)
     (chosen or Recipe()).with_fields(changes)

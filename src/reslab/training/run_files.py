@@ -80,7 +80,9 @@ RUN_FILES = (
     ),
     RunFile("curves.png", "loss and accuracy over the run", _curves, "stop"),
     RunFile("preview.png", "samples as trained on", draw_training_sheet),
-    RunFile("checkpoints", "the last and the best state", save_checkpoint),
+    RunFile("checkpoints/last.safetensors", "the last state", save_checkpoint),
+    RunFile("checkpoints/previous.safetensors", "the one saved before it", save_checkpoint),
+    RunFile("checkpoints/best.safetensors", "the best weights", save_model),
     # Last: a folder that is being emptied and has lost it would hold files and no run.
     RunFile(
         "run.json",

@@ -49,21 +49,22 @@ class Session:
 
     def start(self, *, fresh: bool) -> None:
         """Save the first state, or go back to the last one that was saved."""
-        run, state, fingerprint = self.run, self.state, self.prepared.fingerprint
+        run, state, recipe = self.run, self.state, self.prepared.recipe
         run.clear_leftovers()
         if fresh:
-            save_checkpoint(run, state, fingerprint)
+            self.save()
         else:
-            warning = load_checkpoint(run, state, fingerprint)
+            warning = load_checkpoint(run, state, recipe, self.prepared.fingerprint)
             if warning:
                 self.display.warn(warning)
             run.cut_history(state.progress.history_lines)
-            run.write_recipe(self.prepared.recipe)
+            run.write_recipe(recipe)
         run.write_info(status="running", process=f"process {os.getpid()} on {platform.node()}")
 
     def save(self) -> None:
         """Make the state safe on the disk."""
-        save_checkpoint(self.run, self.state, self.prepared.fingerprint)
+        prepared = self.prepared
+        save_checkpoint(self.run, self.state, prepared.recipe, prepared.fingerprint)
 
     @property
     def model(self) -> Model:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from reslab.disk import real_path, user_path
 from reslab.errors import InputError
 from reslab.judging.metrics import Judged, measured
 from reslab.judging.sheet import draw_training_sheet
@@ -19,6 +20,7 @@ from reslab.learning.state import Milestone, Step
 from reslab.networks.inference import logits_of
 from reslab.options import refuse_unknown, taken, taking
 from reslab.pictures.data_source import DataSource
+from reslab.process import training_alone
 from reslab.recipes.files import load_recipe
 from reslab.recipes.recipe import Recipe, changes_of
 from reslab.run.checkpoint import CheckpointClock
@@ -36,6 +38,7 @@ from reslab.training.transfer import solved_path, start_from_solved_head, with_f
 
 
 @taking(DataSource, Recipe)
+@training_alone()
 def train(
     data: str | Path,
     *,
@@ -75,7 +78,7 @@ def train(
     source = DataSource.named(data, taken(options, DataSource))
     pictures = source.read(display.track)
     chosen = (chosen or default_recipe(pictures)).with_fields(changes)
-    _refuse_inside_data(Path(out or "runs").expanduser(), Path(str(data)).expanduser())
+    _refuse_inside_data(user_path(out or "runs"), user_path(str(data)))
     prepared = prepare(pictures, with_whole_paths(chosen), display.track)
     say_what_has_no_part(prepared.recipe, changes, display)
     prepared, precision_reason = with_precision(prepared, device)
@@ -91,6 +94,7 @@ def train(
         return _to_the_end(Session.open(run, prepared, device, display, began), fresh=True)
 
 
+@training_alone()
 def resume(
     run: str | Path, *, epochs: int | None = None, device: str = "auto", quiet: bool = False
 ) -> Run:
@@ -111,6 +115,7 @@ def resume(
         if epochs is not None and epochs != recipe.epochs:
             refuse_extension(recipe, epochs)
             recipe = recipe.with_fields({"epochs": epochs})
+            opened.write_info(extended_to=epochs)  # before recipe.toml says so
         elif opened.finished:
             display.say(f"{opened.path} is finished; name more --epochs to go further")
             return opened
@@ -246,5 +251,5 @@ def _stop_if_asked(session: Session, caught: list[int]) -> None:
 
 def _refuse_inside_data(out: Path, data: Path) -> None:
     """A run inside a data folder would be a class of it the next time."""
-    if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
+    if data.is_dir() and real_path(out).is_relative_to(real_path(data)):
         raise InputError(f"the run folder {out} lies inside the data {data}; name another --out")

@@ -39,13 +39,25 @@ def with_features(
     """The preparation with cached features in the place of pictures, and a report of them.
 
     Every view that is not in the cache is computed, and safe there once `stop` is called after it.
+    What is held out is computed in float32 whatever training computes in, as `evaluate` does.
     """
     assert prepared.cut is not None
     recipe, splits = prepared.recipe, prepared.pictures.splits
-    features = _features(prepared, prepared.cut, device)
-    of = training_views(recipe.views)
-    wanted = {name: of if name == "train" else (EVALUATION,) for name in splits}
-    report = _compute(features, prepared, wanted, display, stop)
+    features = _features(prepared, prepared.cut, device, recipe.precision)
+    trained = {"train": training_views(recipe.views)}
+    held_out: dict[str, tuple[int, ...]] = {
+        name: (EVALUATION,) for name in splits if name != "train"
+    }
+    if recipe.precision == "fp32":
+        exact = features
+        report = _compute(features, prepared, trained | held_out, display, stop)
+    else:
+        exact = _features(prepared, prepared.cut, device, "fp32")
+        report = _compute(features, prepared, trained, display, stop)
+        if held_out:
+            more = _compute(exact, prepared, held_out, display, stop)
+            for name in ("computed", "known", "damaged", "seconds"):
+                report[name] += more[name]
     batches = FeatureBatches(
         features,
         splits["train"],
@@ -55,14 +67,14 @@ def with_features(
         seed=recipe.seed,
     )
     evaluation: dict[str, Callable[[], Iterable[Batch]]] = {
-        name: partial(evaluation_features, features, samples, recipe.eval_batch_size)
+        name: partial(evaluation_features, exact, samples, recipe.eval_batch_size)
         for name, samples in splits.items()
         if name != "train"
     }
     return replace(prepared, batches=batches, evaluation=evaluation), report
 
 
-def _features(prepared: Prepared, parts: Cut, device: str) -> Features:
+def _features(prepared: Prepared, parts: Cut, device: str, precision: str) -> Features:
     recipe = prepared.recipe
     settings = ViewSettings(
         prepared.preprocessing,
@@ -70,7 +82,7 @@ def _features(prepared: Prepared, parts: Cut, device: str) -> Features:
         recipe.augment,
         recipe.augmentation_seed,
     )
-    return Features(parts.before, settings, recipe.precision, device)
+    return Features(parts.before, settings, precision, device)
 
 
 def _compute(
@@ -141,7 +153,7 @@ def start_from_solved_head(
     """
     splits = prepared.pictures.splits
     parts = cut_head(prepared.network, prepared.recipe)
-    features = _features(prepared, parts, device)
+    features = _features(prepared, parts, device, prepared.recipe.precision)
     names = [name for name in splits if name != "test"]
     wanted: dict[str, tuple[int, ...]] = dict.fromkeys(names, (EVALUATION,))
     report = _compute(features, prepared, wanted, display, stop)

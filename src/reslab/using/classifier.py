@@ -1,5 +1,6 @@
 """A trained model at work: pictures in, classes and probabilities out."""
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -9,7 +10,9 @@ from typing import Any, overload
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
+from reslab.disk import read_regular, user_path
 from reslab.errors import InputError
 from reslab.judging.metrics import probabilities
 from reslab.learning.device import choose_device, set_up
@@ -18,9 +21,10 @@ from reslab.networks.inference import as_input, averaged
 from reslab.networks.model_file import Model, load_model
 from reslab.pictures import draws
 from reslab.pictures.decoding import UnreadablePictureError, from_pillow
-from reslab.pictures.files import Folder, is_picture_name, printable, read_regular
+from reslab.pictures.files import Folder, is_picture_name, printable
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.reading import in_threads
+from reslab.process import computing
 
 PictureLike = str | Path | bytes | Image.Image
 BATCH = 32
@@ -64,7 +68,8 @@ class Classifier:
         self.device = device
         network = model.network.to(device)
         self._network = network.to(memory_format=torch.channels_last)
-        self._folded = False
+        self._folded: nn.Module | None = None
+        self._folding = threading.Lock()
 
     @classmethod
     def load(cls, location: str | Path, device: str = "auto") -> "Classifier":
@@ -110,15 +115,16 @@ class Classifier:
 
         Memory stays the same however many there are.
         """
+        computing()
         if top < 1:
             raise InputError(f"top is {top}; it is how many classes to name, at least 1")
         read = in_threads(self._read, pictures, ahead=2 * BATCH)
         part, following = list(islice(read, BATCH)), list(islice(read, BATCH))
-        if following:
-            self._fold()
+        # By this call's pictures alone: what was asked before must not change a last digit.
+        network = self._for_many() if following else self._network
         while part:
             inputs = [item for _, item in part if isinstance(item, torch.Tensor)]
-            table = iter(self._probabilities(inputs))
+            table = iter(self._probabilities(network, inputs))
             for name, item in part:
                 if isinstance(item, InputError):
                     yield item
@@ -126,13 +132,14 @@ class Classifier:
                     yield self._prediction(name, next(table), top)
             part, following = following, list(islice(read, BATCH))
 
-    def _fold(self) -> None:
-        """Make the forward pass cheaper, once there are pictures enough to pay for it."""
-        if not self._folded:
-            self._folded = True
-            channels, size = self.model.spec.channels, self.model.spec.size
-            example = torch.rand(1, channels, *size, generator=draws.generator(0, "folding"))
-            self._network = folded(self._network, example.to(self.device))
+    def _for_many(self) -> nn.Module:
+        """The network with a cheaper forward pass, made where there are pictures to pay for it."""
+        with self._folding:
+            if self._folded is None:
+                channels, size = self.model.spec.channels, self.model.spec.size
+                example = torch.rand(1, channels, *size, generator=draws.generator(0, "folding"))
+                self._folded = folded(self._network, example.to(self.device))
+            return self._folded
 
     def _read(self, picture: PictureLike) -> tuple[str, torch.Tensor | InputError]:
         name = printable(str(picture)) if isinstance(picture, str | Path) else ""
@@ -150,12 +157,12 @@ class Classifier:
             return name, InputError(f"{name}: {error.strerror or error}")
         return name, pixels
 
-    def _probabilities(self, inputs: list[torch.Tensor]) -> np.ndarray:
+    def _probabilities(self, network: nn.Module, inputs: list[torch.Tensor]) -> np.ndarray:
         if not inputs:
             return np.empty((0, len(self.classes)))
         with torch.inference_mode():
             x = as_input(self.preprocessing.normalise(torch.stack(inputs)), self.device)
-            logits = averaged(self._network, x, self.model.averaging)
+            logits = averaged(network, x, self.model.averaging)
         return probabilities(logits.cpu())
 
     def _prediction(self, name: str, row: np.ndarray, top: int) -> Prediction:
@@ -172,7 +179,7 @@ def expand(paths: Sequence[str]) -> list[str]:
     found: list[str] = []
     problems = []
     for name in paths:
-        path = Path(name).expanduser()
+        path = user_path(name)
         if path.is_dir():
             inside = [item for item in Folder(path).names() if is_picture_name(item)]
             if not inside:

@@ -19,7 +19,8 @@ from reslab.pictures.data_source import DataSource
 from reslab.pictures.lists import SPLIT_NAMES
 from reslab.pictures.splitting import complete_splits, split_notes
 from reslab.pictures.store import PixelStore
-from reslab.pictures.table import Pictures, Samples
+from reslab.pictures.table import Pictures, Samples, joined
+from reslab.process import computing
 from reslab.run.display import Display
 
 
@@ -79,6 +80,7 @@ def evaluate(
     Raises InputError if the data holds a class that the model does not know.
     """
     refuse_unknown(options, DataSource)
+    computing()
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; it must be at least 1")
     source = DataSource.named(data, taken(options, DataSource))
@@ -162,15 +164,4 @@ def _choose(pictures: Pictures, split: str | None) -> tuple[str, Samples]:
             have = ", ".join(name for name, _ in pictures)
             raise InputError(f"{pictures.name}: has no {split} split, only {have}; or --split all")
         return split, pictures.splits[split]
-    parts = [samples for _, samples in pictures]
-    first = parts[0]
-    pixels = None
-    if first.pixels is not None:
-        pixels = torch.cat([part.pixels for part in parts if part.pixels is not None])
-    return "all", Samples(
-        tuple(path for part in parts for path in part.paths),
-        np.concatenate([part.labels for part in parts]),
-        first.files,
-        pixels,
-        np.concatenate([part.keys for part in parts]),
-    )
+    return "all", joined([samples for _, samples in pictures])

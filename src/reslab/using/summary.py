@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from reslab.disk import user_path
 from reslab.errors import InputError
 from reslab.networks.catalogue import (
     OURS,
@@ -81,7 +82,7 @@ def summarise(
     head_only = False
     is_recipe = text in recipe_names() or Path(text).suffix == ".toml"
     is_network = text in OURS or text in TORCHVISION
-    if Path(text).expanduser().exists() and not (is_recipe or is_network):
+    if user_path(text).exists() and not (is_recipe or is_network):
         given = {"--classes": classes, "--size": size, "--channels": channels}
         if any(value is not None for value in given.values()):
             raise InputError(f"{text}: a model has its own classes, size and channels")
