@@ -17,7 +17,7 @@ SOURCE = ROOT / "src" / "reslab"
 ORDER = [
     *[
         "errors",
-        "writing",
+        "disk",
         "options",
         "process",
         "pictures",

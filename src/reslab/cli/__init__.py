@@ -4,11 +4,13 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from cyclopts import App, CycloptsError
 
 import reslab
 from reslab.errors import InputError, InterruptedRunError
+from reslab.run.interruption import raising_signals
 
 app = App(
     name="reslab",
@@ -45,7 +47,8 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):  # a path may hold bytes that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     try:
-        run_command(sys.argv[1:])
+        with raising_signals():
+            run_command(sys.argv[1:])
     except (CycloptsError, InputError) as error:
         _fail(str(error), 2)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
@@ -56,10 +59,12 @@ def main() -> None:
         _fail(f"{named}{error.strerror or error}", 2)
     except InterruptedRunError as stopped:
         _fail(str(stopped), 128 + stopped.signal_number, word="stopped")
-    except KeyboardInterrupt:
-        _fail("nothing is lost that was saved before", 128 + signal.SIGINT, word="stopped")
+    except KeyboardInterrupt as stopped:
+        number = getattr(stopped, "signal_number", signal.SIGINT)
+        _fail("nothing is lost that was saved before", 128 + number, word="stopped")
 
 
 def _fail(message: str, status: int, word: str = "error") -> None:
-    print(f"reslab: {word}: {message}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # the terminal may be gone
+        print(f"reslab: {word}: {message}", file=sys.stderr, flush=True)
     sys.exit(status)

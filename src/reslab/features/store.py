@@ -1,6 +1,7 @@
 """Arrays on disk by key, in the user's cache: what a frozen network made of pictures."""
 
 import contextlib
+import math
 import os
 import secrets
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from reslab.disk import read_regular
 from reslab.pictures.cache import keep
 
 _MARK = 0x52534C42
@@ -74,7 +76,7 @@ class FeatureStore:
                 return none, None
             entries = np.fromfile(index, _ENTRY, count)
             return entries, np.memmap(data, self.dtype, "r", shape=(count, *self.shape))
-        except FileNotFoundError:  # another process makes room
+        except (OSError, ValueError):  # another process makes room, or what stands there is no file
             return none, None
 
     def find(self, keys: np.ndarray) -> np.ndarray:
@@ -112,9 +114,10 @@ class FeatureStore:
 
     def recall_error(self) -> float | None:
         try:
-            return float((self.folder / "relative_error").read_text("utf-8"))
+            found = float(read_regular(self.folder / "relative_error", 100))
         except (OSError, ValueError):
             return None
+        return found if math.isfinite(found) else None
 
     def put(self, keys: np.ndarray, values: np.ndarray) -> None:
         """Append values; `refresh` lets them be found. Raises OSError, and leaves no half."""

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from reslab.disk import write_safely
+from reslab.disk import read_regular, write_safely
+from reslab.errors import InputError
 from reslab.learning.device import device_name
 from reslab.networks.inference import as_input
 from reslab.pictures.batches import Batch
@@ -145,12 +147,14 @@ def _place(network: nn.Module, shape: tuple[int, ...]) -> Path:
 def _recall(place: Path) -> tuple[float | None, tuple[str, str] | None]:
     """(seconds of a pass in fp32, what was chosen and why), as far as they are known."""
     try:
-        found = json.loads(place.read_text("utf-8"))
+        found = json.loads(read_regular(place, 1 << 16))
         seconds, precision, reason = found
+        if not (isinstance(seconds, int | float) and 0 < seconds < math.inf):
+            return None, None
         if precision in ("fp32", "bf16"):
             return float(seconds), (precision, str(reason))
         return float(seconds), None
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None, None
 
 
@@ -158,5 +162,5 @@ def _remember(place: Path, seconds: float, found: tuple[str, str] | None) -> Non
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         write_safely(place, json.dumps([seconds, *(found or (None, None))]).encode())
-    except OSError:
+    except (OSError, InputError):
         pass  # no cache: it is measured anew next time

@@ -54,13 +54,18 @@ def size_of(text: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B|)", text.strip().upper())
     if not found:
         raise InputError(f"{text!r} is no size; such as 500MB, 20GB or 0")
-    return int(float(found[1]) * _UNITS[found[2] if found[2] != "B" else ""])
+    size = float(found[1][:30]) * _UNITS[found[2] if found[2] != "B" else ""]
+    return int(min(size, 2.0**62))
 
 
 def entries(folder: Path) -> list[Entry]:
     """What a kind's folder of the cache holds, as far as it is reslab's. Raises OSError."""
     found = []
-    for path in folder.iterdir() if folder.is_dir() else ():
+    # A link in a kind's place leads to what is not ours to count or delete.
+    inside = folder.is_dir() and not folder.is_symlink()
+    for path in folder.iterdir() if inside else ():
+        if path.is_symlink():
+            continue
         if _OURS.fullmatch(path.name):
             try:
                 files = [path, *path.iterdir()] if path.is_dir() else [path]

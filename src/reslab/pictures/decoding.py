@@ -71,18 +71,34 @@ def decode(data: bytes, channels: int, least: int | None = None) -> torch.Tensor
 @functools.cache
 def _formats() -> tuple[str, ...]:
     """Those that are tried: HEIC too where the package pillow-heif is installed."""
+    from PIL import AvifImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401  # registered so
+
+    Image.preinit()  # the others
+    found = tuple(name for name in FORMATS if name in Image.OPEN)
     try:
         import pillow_heif
     except ImportError:
-        return FORMATS
+        return found
     pillow_heif.register_heif_opener()
-    return (*FORMATS, "HEIF")
+    return (*found, "HEIF")
 
 
 def from_pillow(picture: Image.Image, channels: int) -> torch.Tensor:
-    """A Pillow picture as uint8 of shape (C, H, W), upright; the picture stays as it is."""
-    # The upright copy has forgotten what it was written as.
-    return _pixels(ImageOps.exif_transpose(picture), picture.format, channels)
+    """A Pillow picture as uint8 of shape (C, H, W), upright; the picture stays as it is.
+
+    Raises UnreadablePictureError if it is closed, damaged or too large.
+    """
+    if picture.width * picture.height * (1 + _is_transparent(picture)) > LARGEST:
+        raise UnreadablePictureError(
+            f"too large to convert safely: {picture.width} x {picture.height} pixels"
+        )
+    try:
+        # The upright copy has forgotten what it was written as.
+        return _pixels(ImageOps.exif_transpose(picture), picture.format, channels)
+    except UnreadablePictureError:
+        raise
+    except Exception as error:  # a closed file, a mode of its own
+        raise UnreadablePictureError(f"cannot be converted ({error})") from None
 
 
 def _pixels(picture: Image.Image, written_as: str | None, channels: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from reslab.disk import open_regular, read_regular
+from reslab.disk import read_regular
 from reslab.errors import InputError
 
 PICTURE_SUFFIXES = frozenset(
@@ -128,8 +128,10 @@ class Archive:
 
     def __init__(self, location: Path) -> None:
         self.location = location
+        if not location.is_file():
+            raise InputError(f"{location}: not a regular file")
         try:
-            self._zip = zipfile.ZipFile(open_regular(location))
+            self._zip = zipfile.ZipFile(location)
         except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
             raise InputError(f"{location}: not a readable zip archive ({error})") from None
         found = location.stat()

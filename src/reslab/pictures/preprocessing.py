@@ -73,8 +73,8 @@ class Preprocessing(BaseModel):
         outer_size = _scaled(height, width, scale, self.size)
         if math.prod(outer_size) > LARGEST:
             raise UnreadablePictureError(
-                f"too long and thin for a crop of {target_height}x{target_width}: {width} x {height}"
-                " pixels; set the mode to letterbox or squash"
+                f"too long and thin to be cropped: {width} x {height} pixels; set the mode to"
+                " letterbox or squash"
             )
         outer = resize(pixels, outer_size, self.interpolation)
         top = round((outer.shape[-2] - target_height) / 2)

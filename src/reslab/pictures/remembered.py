@@ -19,6 +19,7 @@ import safetensors
 import safetensors.numpy
 
 from reslab.disk import write_safely
+from reslab.errors import InputError
 from reslab.pictures.cache import cache_folder, make_room
 
 FORMAT = 1
@@ -37,6 +38,14 @@ class Reading:
     stamps: np.ndarray
     keys: np.ndarray
     pixels: np.ndarray | None
+
+    def fits(self) -> bool:
+        """Whether its arrays belong together."""
+        count = len(self.names)
+        arrays = [(self.stamps, (count, 4), "int64"), (self.keys, (count,), "uint64")]
+        if self.pixels is not None:
+            arrays.append((self.pixels, (count, *self.pixels.shape[1:]), "uint8"))
+        return all(found.shape == shape and found.dtype == kind for found, shape, kind in arrays)
 
     def rows_of(self, names: tuple[str, ...], stamps: np.ndarray) -> np.ndarray:
         """For each file the row that still holds for it, or -1."""
@@ -89,8 +98,8 @@ def remember(location: Path, split: str, reading: Reading, began: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if make_room(path, len(data)):
             write_safely(path, data)
-    except OSError:
-        pass  # a full or read-only disk costs the memory, not the run
+    except (OSError, InputError):
+        pass  # a full or read-only disk, or what stands in its place, costs the memory, not the run
 
 
 def now() -> int:
@@ -108,17 +117,21 @@ def _place(location: Path, split: str, names: tuple[str, ...]) -> Path:
 
 
 def _read(path: Path) -> Reading | None:
+    if not path.is_file():
+        return None
     try:
         with safetensors.safe_open(path, framework="np") as opened:
             header = json.loads((opened.metadata() or {})["reslab"])
             # An opened file is no dictionary: it cannot be iterated over itself.
             arrays = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError):
+        if header.get("format") != FORMAT or header.get("checksum") != _checksum(arrays):
+            return None
+        text = arrays["names"].tobytes().decode("utf-8", "surrogateescape")
+        names = tuple(text.split("\0"))
+        found = Reading(names, arrays["stamps"], arrays["keys"], arrays.get("pixels"))
+    except Exception:  # whatever stands there in the place of what was written
         return None
-    if header.get("format") != FORMAT or header.get("checksum") != _checksum(arrays):
-        return None
-    text = arrays["names"].tobytes().decode("utf-8", "surrogateescape")
-    return Reading(tuple(text.split("\0")), arrays["stamps"], arrays["keys"], arrays.get("pixels"))
+    return found if found.fits() else None
 
 
 def _checksum(arrays: dict[str, np.ndarray]) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from reslab.disk import write_safely
+from reslab.errors import InputError
 from reslab.pictures.cache import cache_folder, keep, make_room
 from reslab.pictures.decoding import with_channels
 from reslab.pictures.preprocessing import Preprocessing
@@ -128,7 +129,7 @@ class _PixelFile:
                 write_safely(path, _parts(rows))
             keep(path)
             return cls(path, shape)
-        except OSError:
+        except (OSError, InputError):
             return None
 
     def row(self, number: int) -> torch.Tensor | None:

@@ -8,22 +8,25 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from reslab.disk import user_path
+from reslab.disk import read_regular, user_path
 from reslab.errors import InputError, nearest
 from reslab.recipes.fields import messages
 from reslab.recipes.recipe import FIELDS, Recipe
+
+_LARGEST = 1 << 20  # bytes of a recipe
 
 
 def parse_recipe(text: str, where: str) -> Recipe:
     """A recipe from TOML. Raises InputError naming file, line and field of each problem."""
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        written = json.dumps(data, default=str)
+    except (ValueError, RecursionError) as error:  # too deep, or a number of too many digits
         line = re.search(r"at line (\d+)", str(error))
         raise InputError(f"{where}:{line[1] if line else 1}: not valid TOML ({error})") from None
     try:
         # JSON in strict mode: an array is a tuple, and the text "3" is no number.
-        return Recipe.model_validate_json(json.dumps(data, default=str), strict=True)
+        return Recipe.model_validate_json(written, strict=True)
     except ValidationError as error:
         lines = _lines_of_fields(text)
         problems = []
@@ -67,8 +70,11 @@ def load_recipe(name: str | Path) -> Recipe:
         if not path.is_file():
             raise InputError(f"{path}: no such recipe file")
         try:
-            return parse_recipe(path.read_text("utf-8"), str(path))
+            data = read_regular(path, _LARGEST)
+            return parse_recipe(data.decode("utf-8"), str(path))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
         except UnicodeDecodeError as error:
-            line = path.read_bytes()[: error.start].count(b"\n") + 1
+            line = data[: error.start].count(b"\n") + 1
             raise InputError(f"{path}:{line}: not UTF-8; save the recipe as UTF-8") from None
     raise InputError(f"no recipe {text!r}{nearest(text, recipe_names())}")

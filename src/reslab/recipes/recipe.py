@@ -15,8 +15,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    NonNegativeInt,
-    PositiveInt,
     ValidationError,
     field_validator,
     model_validator,
@@ -33,6 +31,12 @@ from reslab.pictures.settings import (
     Std,
 )
 from reslab.recipes.fields import fields_of, from_text, messages
+
+LARGEST_RATE = 1e38  # what float32 holds
+LARGEST_COUNT = 10**9
+
+Count = Annotated[int, Field(gt=0, le=LARGEST_COUNT)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class _Part(BaseModel):
@@ -70,11 +74,11 @@ class Optimizer(_Part):
 
     name: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
     """The optimiser; torch's own, but for Muon."""
-    lr: float = Field(default=0.01, gt=0)
+    lr: float = Field(default=0.01, gt=0, le=LARGEST_RATE)
     """Learning rate; the peak where the schedule has one."""
-    bias_lr: float | None = Field(default=None, gt=0)
+    bias_lr: float | None = Field(default=None, gt=0, le=LARGEST_RATE)
     """A rate of their own for the biases, batch norms' included; else lr."""
-    head_lr: float | None = Field(default=None, gt=0)
+    head_lr: float | None = Field(default=None, gt=0, le=LARGEST_RATE)
     """A rate of its own for the last layer; else lr."""
     layer_decay: float = Field(default=1, gt=0, le=1)
     """Each block of layers learns at this share of the rate of the block after it."""
@@ -84,7 +88,7 @@ class Optimizer(_Part):
     """With Muon, the momentum of what is no convolution."""
     nesterov: bool = False
     """Nesterov's form of the momentum."""
-    weight_decay: float = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0, ge=0, le=LARGEST_RATE)
     """As torch's optimiser of the name has it."""
 
     @model_validator(mode="after")
@@ -101,7 +105,7 @@ class Schedule(_Part):
     """The curve; see reslab.learning.schedules."""
     warmup: float = Field(default=0, ge=0, lt=1)
     """The share of the steps over which the rate rises from near 0."""
-    every: PositiveInt = 25
+    every: Count = 25
     """With step, after how many epochs the rate is multiplied by gamma."""
     gamma: float = Field(default=0.5, gt=0, le=1)
     """With step, by what the rate is multiplied."""
@@ -110,11 +114,11 @@ class Schedule(_Part):
 class Split(_Part):
     """[split] What is carved from train where the data lacks it."""
 
-    validation: float = Field(default=0.1, ge=0)
+    validation: float = Field(default=0.1, ge=0, le=LARGEST_COUNT)
     """For validation: a fraction below 1, or a number of pictures."""
-    test: float = Field(default=0.2, ge=0)
+    test: float = Field(default=0.2, ge=0, le=LARGEST_COUNT)
     """For the test: a fraction below 1, or a number of pictures."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Its own, so that the split is the same over runs of different training seeds."""
 
     @field_validator("validation", "test")
@@ -153,22 +157,22 @@ class Recipe(_Part):
     has."""
     features: Literal["cached", "online"] = "cached"
     """Whether the frozen part's outputs are cached, or computed online in each step."""
-    views: NonNegativeInt = 1
+    views: int = Field(default=1, ge=0, le=LARGEST_COUNT)
     """How many augmented views of each training picture there are where a part is frozen; epoch e
     trains on view e mod views. 0 is the picture as it is in evaluation."""
-    view_seed: NonNegativeInt = 0
+    view_seed: Seed = 0
     """Decides the augmentation where a part is frozen, in place of the seed."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Decides initial weights, order, augmentation and dropout."""
-    epochs: PositiveInt = 10
+    epochs: Count = 10
     """How often to go through the training pictures; of a solved head, how many strengths of
     regularisation to try."""
-    batch_size: PositiveInt = 64
+    batch_size: Count = 64
     """Pictures a step, at most."""
-    micro_batch: PositiveInt | None = None
+    micro_batch: Count | None = None
     """How many pictures pass through the network at a time; the gradients of a batch are summed
     over its parts, and batch norm sees each part on its own. The whole if left out."""
-    eval_batch_size: PositiveInt = 256
+    eval_batch_size: Count = 256
     """Pictures a forward pass where nothing trains."""
     shuffle: bool = True
     """Whether each epoch has an order of its own."""
@@ -212,13 +216,6 @@ class Recipe(_Part):
         if not re.fullmatch(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]{0,99}", name):
             raise ValueError("a name that a folder may have")
         return name
-
-    @field_validator("seed")
-    @classmethod
-    def _seed_fits(cls, seed: int) -> int:
-        if seed >= 2**63:
-            raise ValueError("below 2**63")
-        return seed
 
     @property
     def frozen(self) -> bool:

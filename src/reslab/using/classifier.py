@@ -21,13 +21,17 @@ from reslab.networks.inference import as_input, averaged
 from reslab.networks.model_file import Model, load_model
 from reslab.pictures import draws
 from reslab.pictures.decoding import UnreadablePictureError, from_pillow
-from reslab.pictures.files import Folder, is_picture_name, printable
+from reslab.pictures.files import LARGEST_FILE, Folder, is_picture_name, printable
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.reading import in_threads
 from reslab.process import computing
 
-PictureLike = str | Path | bytes | Image.Image
+PictureLike = str | Path | bytes | Image.Image | np.ndarray
 BATCH = 32
+_TAKEN = (
+    "a picture is a path, the bytes of a file, a Pillow image, or uint8 pixels as a NumPy array,"
+    " (H, W) or (H, W, 3)"
+)
 
 
 @dataclass(frozen=True)
@@ -97,11 +101,13 @@ class Classifier:
     ) -> Prediction | list[Prediction]:
         """Predict one picture, or several in their order.
 
-        A picture is a path, the bytes of a file, or a Pillow image. Raises InputError naming
-        every picture that cannot be read.
+        A picture is a path, the bytes of a file, a Pillow image, or an array of uint8 pixels,
+        (H, W) grey or (H, W, 3) RGB. Raises InputError naming every picture that cannot be read.
         """
         if isinstance(pictures, PictureLike):
             return self.predict([pictures], top)[0]
+        if not isinstance(pictures, Iterable):
+            raise InputError(f"{type(pictures).__name__} is no picture; {_TAKEN}")
         results = list(self.stream(pictures, top))
         problems = [str(result) for result in results if isinstance(result, InputError)]
         if problems:
@@ -145,12 +151,15 @@ class Classifier:
         name = printable(str(picture)) if isinstance(picture, str | Path) else ""
         record = self.preprocessing
         try:
-            if isinstance(picture, Image.Image):
-                pixels = record.fit(from_pillow(picture, record.channels)[None])[0]
+            if isinstance(picture, str | Path):
+                pixels = record.read(read_regular(user_path(picture), LARGEST_FILE))
+            elif isinstance(picture, bytes):
+                pixels = record.read(picture)
             else:
-                pixels = record.read(
-                    picture if isinstance(picture, bytes) else read_regular(Path(picture))
-                )
+                held = _as_pillow(picture)
+                pixels = record.fit(from_pillow(held, record.channels)[None])[0]
+        except InputError as error:
+            return name, error
         except UnreadablePictureError as error:
             return name, InputError(f"{name or 'picture'}: {error}")
         except OSError as error:
@@ -169,6 +178,20 @@ class Classifier:
         best = np.argsort(-row, kind="stable")[:top]
         guesses = tuple(Guess(self.classes[index], float(row[index])) for index in best)
         return Prediction(name, guesses[0].label, guesses[0].probability, guesses)
+
+
+def _as_pillow(picture: object) -> Image.Image:
+    """A picture held in memory. Raises UnreadablePictureError saying what is taken."""
+    if isinstance(picture, np.ndarray):
+        shape = picture.shape
+        if picture.dtype != np.uint8 or len(shape) not in (2, 3) or shape[2:] not in ((), (3,)):
+            raise UnreadablePictureError(f"an array of {picture.dtype} {shape}; {_TAKEN}")
+        picture = Image.fromarray(np.ascontiguousarray(picture)) if picture.size else picture
+    if not isinstance(picture, Image.Image):
+        raise UnreadablePictureError(f"{type(picture).__name__} is no picture; {_TAKEN}")
+    if not (picture.width and picture.height):
+        raise UnreadablePictureError(f"no pixels: {picture.width} x {picture.height}")
+    return picture
 
 
 def expand(paths: Sequence[str]) -> list[str]:

@@ -20,6 +20,8 @@ from reslab.networks.catalogue import (
 from reslab.networks.model_file import load_model
 from reslab.recipes.files import load_recipe, recipe_names
 
+_MOST_CLASSES = 1_000_000
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -96,8 +98,8 @@ def summarise(
             network_name, head_only = recipe.network, recipe.train_from == "head"
             own_channels, own_size = recipe.preprocess.channels, recipe.preprocess.size
         default_channels, default_size = default_input(network_name)
-        if classes is not None and classes < 1:
-            raise InputError(f"--classes {classes}: at least 1")
+        if classes is not None and not 1 <= classes <= _MOST_CLASSES:
+            raise InputError(f"--classes {classes}: from 1 to {_MOST_CLASSES:,}")
         if channels not in (None, 1, 3):
             raise InputError(f"--channels {channels}: 1 or 3")
         spec = NetworkSpec(
