@@ -78,6 +78,7 @@ class Classifier:
     @classmethod
     def load(cls, location: str | Path, device: str = "auto") -> "Classifier":
         """From a run folder or model file. Raises InputError if it is no model of reslab's."""
+        computing()
         chosen = choose_device(device)
         set_up(chosen)
         return cls(load_model(location), chosen)
@@ -106,7 +107,7 @@ class Classifier:
         """
         if isinstance(pictures, PictureLike):
             return self.predict([pictures], top)[0]
-        if not isinstance(pictures, Iterable):
+        if not isinstance(pictures, Iterable) or isinstance(pictures, torch.Tensor):
             raise InputError(f"{type(pictures).__name__} is no picture; {_TAKEN}")
         results = list(self.stream(pictures, top))
         problems = [str(result) for result in results if isinstance(result, InputError)]
