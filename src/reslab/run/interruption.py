@@ -55,11 +55,14 @@ def catching_signals() -> Iterator[list[int]]:
 
 @contextmanager
 def _handled_by(handler: object) -> Iterator[None]:
-    """Set the handler, but for signals that the process was told to ignore, as nohup does."""
+    """Set the handler; a closed terminal stays ignored where nohup has said so."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    wanted = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+    wanted = set(STOPPING)
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) == signal.SIG_IGN:
+        wanted.discard(hangup)
     before = {number: signal.signal(number, handler) for number in wanted}  # type: ignore[arg-type]
     try:
         yield
