@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from reslab.pictures.batches import TrainingBatches, evaluation_batches
+from reslab.pictures.content import keys_of
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.settings import Augmentation
 from reslab.pictures.store import PixelStore
@@ -18,7 +19,9 @@ def batches(count=100, batch_size=32, shuffle=True, seed=0, augmentation=None):
     numbers = torch.arange(count, dtype=torch.uint8)
     pixels = numbers.view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous()
     keys = np.arange(count).astype(np.uint64)
-    samples = Samples(tuple(map(str, range(count))), np.arange(count), pixels=pixels, keys=keys)
+    samples = Samples(
+        tuple(map(str, range(count))), np.arange(count), pixels=pixels, keys=keys_of(keys, keys)
+    )
     return TrainingBatches(
         PixelStore(samples, RECORD), RECORD, augmentation or Augmentation(),
         batch_size=batch_size, shuffle=shuffle, seed=seed,

@@ -27,6 +27,9 @@ from reslab.judging import charts
 from reslab.networks.cutting import UncuttableError, cut
 from reslab.networks.model_file import load_model
 from reslab.pictures.cache import cache_folder
+from reslab.pictures.content import keys_of
+
+ENTRY_BYTES = 24  # of the index: a key of 128 bits, a checksum, a mark
 
 
 @pytest.fixture(autouse=True)
@@ -68,25 +71,43 @@ def head_of(run):
 # The store
 
 
+def named(*numbers):
+    """Keys whose second halves differ too, in another order."""
+    halves = np.array(numbers, dtype=np.uint64)
+    return keys_of(halves, ~halves)
+
+
 def store(folder, shape=(3,)):
     return FeatureStore(folder, shape, "<f4")
 
 
 def test_the_store_gives_back_what_was_put(tmp_path):
-    keys = np.array([7, 3, 2**64 - 1], dtype=np.uint64)
+    keys = named(7, 3, 2**64 - 1)
     values = np.arange(9, dtype=np.float32).reshape(3, 3)
     mine, other = store(tmp_path), store(tmp_path)
     mine.put(keys[:2], values[:2])
     other.put(keys[2:], values[2:])
     found = store(tmp_path)
-    places = found.find(np.array([3, 5, 2**64 - 1, 7], dtype=np.uint64))
+    places = found.find(named(3, 5, 2**64 - 1, 7))
     assert (places >= 0).tolist() == [True, False, True, True]
     assert torch.equal(found.read(places[[3, 0, 2]]), torch.from_numpy(values))
     assert found.undamaged(places[[0, 2, 3]]).all()
 
 
+def test_half_a_key_finds_nothing(tmp_path):
+    """Two pictures may share 64 bits, by chance or on purpose; neither gets what is the other's."""
+    one, rest = np.array([5, 5], dtype=np.uint64), np.array([1, 2], dtype=np.uint64)
+    values = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.float32)
+    store(tmp_path).put(keys_of(one, rest), values)
+    found = store(tmp_path)
+    places = found.find(keys_of(np.array([5, 5, 5], np.uint64), np.array([2, 3, 1], np.uint64)))
+    assert (places >= 0).tolist() == [True, False, True]
+    assert found.read(places[[2, 0]]).tolist() == values.tolist()
+    assert found.undamaged(places[[0, 2]]).all()
+
+
 def test_what_a_killed_process_wrote_in_part_is_passed_over(tmp_path):
-    keys = np.arange(4, dtype=np.uint64)
+    keys = named(*range(4))
     values = np.random.default_rng(0).random((4, 3), dtype=np.float32)
     store(tmp_path).put(keys, values)
     (index,) = tmp_path.glob("*.index")
@@ -95,7 +116,7 @@ def test_what_a_killed_process_wrote_in_part_is_passed_over(tmp_path):
     for cut_index in range(0, len(whole) + 1, 4):
         index.write_bytes(whole[:cut_index])
         found = store(tmp_path).find(keys)
-        assert (found >= 0).sum() == cut_index // 16
+        assert (found >= 0).sum() == cut_index // ENTRY_BYTES
     for cut_data in range(0, len(data), 4):
         index.with_suffix(".data").write_bytes(data[:cut_data])
         found = store(tmp_path).find(keys)
@@ -104,7 +125,7 @@ def test_what_a_killed_process_wrote_in_part_is_passed_over(tmp_path):
 
 
 def test_every_flipped_bit_is_noticed(tmp_path):
-    keys = np.arange(1, 5, dtype=np.uint64)
+    keys = named(*range(1, 5))
     values = np.random.default_rng(0).random((4, 3), dtype=np.float32)
     store(tmp_path).put(keys, values)
     files = [*tmp_path.glob("*.index"), *tmp_path.glob("*.data")]
@@ -125,14 +146,14 @@ def test_every_flipped_bit_is_noticed(tmp_path):
 
 
 def test_the_newest_of_equal_keys_counts(tmp_path):
-    key = np.array([5], dtype=np.uint64)
+    key = named(5)
     for value in (1.0, 2.0, 3.0):
         store(tmp_path).put(key, np.full((1, 3), value, np.float32))
     assert store(tmp_path).read(store(tmp_path).find(key)).tolist() == [[3.0] * 3]
 
 
 def test_a_write_that_fails_leaves_no_half(tmp_path, monkeypatch):
-    keys = np.arange(2, dtype=np.uint64)
+    keys = named(0, 1)
     values = np.ones((2, 3), np.float32)
     opened = store(tmp_path)
     opened.put(keys, values)
@@ -146,12 +167,12 @@ def test_a_write_that_fails_leaves_no_half(tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(tmp_path), "open", full)
     with pytest.raises(OSError, match="No space"):
-        opened.put(keys + np.uint64(2), values)
+        opened.put(named(2, 3), values)
     monkeypatch.undo()
     assert {path.name: path.stat().st_size for path in tmp_path.iterdir()} == sizes
-    opened.put(keys + np.uint64(4), values * 2)
+    opened.put(named(4, 5), values * 2)
     again = store(tmp_path)
-    assert again.read(again.find(keys + np.uint64(4))).tolist() == (values * 2).tolist()
+    assert again.read(again.find(named(4, 5))).tolist() == (values * 2).tolist()
 
 
 # The cut
@@ -413,7 +434,7 @@ def all_features():
     places = np.arange(len(opened._keys))
     assert opened.undamaged(places).all()
     values = opened.read(places).numpy()
-    return {int(key): row.tobytes() for key, row in zip(opened._keys, values, strict=True)}
+    return {key.item(): row.tobytes() for key, row in zip(opened._keys, values, strict=True)}
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -591,7 +612,7 @@ def test_the_cache_shows_and_prunes(learn, capsys):
     capsys.readouterr()
     run_command(["cache", "--json"])
     held = json.loads(capsys.readouterr().out)
-    assert held["kinds"]["features"]["bytes"] == 96 * (512 * 4 + 16)
+    assert held["kinds"]["features"]["bytes"] == 96 * (512 * 4 + ENTRY_BYTES)
     (cache_folder() / "features" / "mine.txt").write_text("not reslab's")
     run_command(["cache", "--prune", "100KB"])
     assert "0.0 MB" in capsys.readouterr().out

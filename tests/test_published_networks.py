@@ -14,6 +14,7 @@ from reslab.learning.optimizers import build_optimizer
 from reslab.learning.state import TrainingState
 from reslab.networks.catalogue import NetworkSpec, build_network
 from reslab.pictures.batches import TrainingBatches
+from reslab.pictures.content import keys_of
 from reslab.pictures.store import PixelStore
 from reslab.pictures.table import Samples
 from reslab.recipes.files import load_recipe
@@ -166,7 +167,7 @@ def samples(count: int, channels: int, size: tuple[int, int]) -> Samples:
     pixels = torch.from_numpy(rng.integers(0, 256, (count, channels, *size), dtype=np.uint8))
     labels = rng.integers(0, 10, count)
     keys = rng.integers(0, 2**63, count).astype(np.uint64)
-    return Samples(tuple(map(str, range(count))), labels, pixels=pixels, keys=keys)
+    return Samples(tuple(map(str, range(count))), labels, pixels=pixels, keys=keys_of(keys, keys))
 
 
 def build(name: str):

@@ -18,6 +18,7 @@ from reslab.pictures import draws
 from reslab.pictures.augmentation import draw_for
 from reslab.pictures.batches import Batch, Batches, views
 from reslab.pictures.cache import cache_folder, make_room
+from reslab.pictures.content import KEY, keys_of
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.reading import in_threads, memory_budget
 from reslab.pictures.settings import Augmentation
@@ -26,7 +27,7 @@ from reslab.pictures.table import Samples
 
 EVALUATION = -1  # the view of a picture that is not augmented
 TOGETHER = 16  # views a forward pass
-FORMAT = 1  # another one where the same key would stand for other numbers
+FORMAT = 2  # another one where the same key would stand for other numbers
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,13 @@ class ViewSettings:
     seed: int
 
     def keys(self, contents: np.ndarray, view: int) -> np.ndarray:
-        """The names of a view of pictures with these content keys: uint64 (N,)."""
+        """The names of a view of pictures with these content keys, both as `KEY` (N,)."""
         if view == EVALUATION:
             name = draws.address(0, "evaluation")
         else:
             name = draws.address(self.seed, "view", view, self.augmentation.model_dump_json())
-        return draws.mixed(contents ^ np.uint64(name))
+        halves = (draws.mixed(contents[half] ^ np.uint64(name)) for half in ("draw", "rest"))
+        return keys_of(*halves)
 
     def inputs(self, samples: Samples, row: int, wanted: tuple[int, ...]) -> torch.Tensor:
         """These views of a picture, which is decoded once for the augmented ones: (V, C, H, W)."""
@@ -55,7 +57,7 @@ class ViewSettings:
         augmented = [view for view in wanted if view != EVALUATION]
         if augmented:
             pixels = PixelStore(samples, self.training).read(row)
-            key = samples.keys[row : row + 1]
+            key = samples.keys["draw"][row : row + 1]
             drawn = [draw_for(self.augmentation, self.seed, view, key) for view in augmented]
             repeated = pixels.expand(len(augmented), -1, -1, -1)
             parts.append(
@@ -86,7 +88,7 @@ class Features:
         made_by = torch.__version__, device.split(":")[0], precision
         digest = _digest(before, FORMAT, record.model_dump_json(), dtype, *made_by)
         self._store = FeatureStore(cache_folder() / "features" / digest, self.shape, dtype)
-        self._unsaved: dict[int, np.ndarray] = {}
+        self._unsaved: dict[tuple[int, int], np.ndarray] = {}
         self._held: dict[tuple[int, int], torch.Tensor] = {}
         self.computed = self.damaged = 0
         self.relative_error = self._store.recall_error()
@@ -96,11 +98,11 @@ class Features:
         self, wanted: Iterable[tuple[Samples, tuple[int, ...]]]
     ) -> list[tuple[Samples, int, tuple[int, ...]]]:
         """(samples, row, views) of what must be computed; a damaged value counts as missing."""
-        seen: set[int] = set(self._unsaved)
+        seen: set[tuple[int, int]] = set(self._unsaved)
         lacking = []
         for samples, of in wanted:
             table = np.empty((len(samples), len(of)), dtype=bool)
-            names = np.empty((len(samples), len(of)), dtype=np.uint64)
+            names = np.empty((len(samples), len(of)), dtype=KEY)
             for column, view in enumerate(of):
                 names[:, column] = self._settings.keys(samples.keys, view)
                 places = self._store.find(names[:, column])
@@ -111,8 +113,8 @@ class Features:
                 self.damaged += int((~whole).sum())
             for row in np.flatnonzero(table.any(axis=1)).tolist():
                 # Equal files are one picture.
-                new = [c for c in np.flatnonzero(table[row]) if int(names[row, c]) not in seen]
-                seen |= {int(names[row, c]) for c in new}
+                new = [c for c in np.flatnonzero(table[row]) if names[row, c].item() not in seen]
+                seen |= {names[row, c].item() for c in new}
                 if new:
                     lacking.append((samples, row, tuple(of[c] for c in new)))
         return lacking
@@ -166,7 +168,7 @@ class Features:
 
         def made(
             item: tuple[Samples, int, tuple[int, ...]],
-        ) -> list[tuple[np.uint64, torch.Tensor]]:
+        ) -> list[tuple[np.void, torch.Tensor]]:
             samples, row, of = item
             content = samples.keys[row : row + 1]
             names = [self._settings.keys(content, view)[0] for view in sorted(of)]
@@ -180,7 +182,10 @@ class Features:
             # Always as many: convolutions choose their algorithm by the batch's size, and a
             # picture's features are not to depend on what else was computed with it.
             padding = pictures[-1:] * (TOGETHER - len(pictures))
-            yield np.array(names, dtype=np.uint64), torch.stack([*pictures, *padding])
+            yield (
+                np.array([name.item() for name in names], dtype=KEY),
+                torch.stack([*pictures, *padding]),
+            )
 
     def _ready(self, x: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
         """The frozen part as it computes fastest: batch norms folded, in bf16 if chosen."""
@@ -236,12 +241,12 @@ class Features:
         known = places >= 0
         out[torch.from_numpy(known)] = self._store.read(places[known])
         for row in np.flatnonzero(~known).tolist():
-            if int(names[row]) not in self._unsaved:
+            if names[row].item() not in self._unsaved:
                 raise InputError(
                     "features were deleted from the cache while they were in use; `reslab resume`"
                     " computes them again"
                 )
-            out[row] = torch.from_numpy(self._unsaved[int(names[row])])
+            out[row] = torch.from_numpy(self._unsaved[names[row].item()])
         return out
 
 

@@ -13,13 +13,14 @@ import torch
 
 from reslab.disk import read_regular
 from reslab.pictures.cache import keep
+from reslab.pictures.content import KEY
 
 _MARK = 0x52534C42
-_ENTRY = np.dtype([("key", "<u8"), ("checksum", "<u4"), ("mark", "<u4")])
+_ENTRY = np.dtype([("key", KEY), ("checksum", "<u4"), ("mark", "<u4")])
 
 
 class FeatureStore:
-    """Equally shaped arrays by 64-bit key, in a folder that several processes may share.
+    """Equally shaped arrays by 128-bit key, in a folder that several processes may share.
 
     Each process appends to files of its own: the values to `<name>.data`, then their keys and
     checksums to `<name>.index`. So what a killed process wrote in full is found again, and what it
@@ -32,7 +33,7 @@ class FeatureStore:
         self.dtype = np.dtype(dtype)
         self.item_bytes = int(np.prod(shape)) * self.dtype.itemsize
         self._parts: list[np.memmap] = []
-        self._keys = np.zeros(0, np.uint64)
+        self._keys = np.zeros(0, KEY)
         self._places = np.zeros((0, 2), np.int64)  # part, row
         self._checksums = np.zeros(0, np.uint32)
         self._own: Path | None = None
@@ -44,7 +45,7 @@ class FeatureStore:
     def refresh(self) -> None:
         """Look for what this and other processes have written. Raises OSError."""
         self._parts = []
-        keys: list[np.ndarray] = [np.zeros(0, np.uint64)]
+        keys: list[np.ndarray] = [np.zeros(0, KEY)]
         places: list[np.ndarray] = [np.zeros((0, 2), np.int64)]
         checksums: list[np.ndarray] = [np.zeros(0, np.uint32)]
         names = sorted(self.folder.glob("*.index")) if self.folder.is_dir() else []
@@ -144,6 +145,6 @@ class FeatureStore:
             raise
 
 
-def _checksum(key: np.uint64, value: np.ndarray) -> int:
+def _checksum(key: np.void, value: np.ndarray) -> int:
     """Of both: a damaged key must not lend a value to another picture."""
-    return zlib.crc32(np.ascontiguousarray(value).data, zlib.crc32(np.uint64(key).tobytes()))
+    return zlib.crc32(np.ascontiguousarray(value).data, zlib.crc32(key.tobytes()))

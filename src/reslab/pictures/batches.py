@@ -27,6 +27,7 @@ class Batches(ABC):
         self.shuffle = shuffle
         self.seed = seed
         self.labels = torch.from_numpy(samples.labels)
+        self._draw_keys = samples.draw_keys
         self._order: tuple[int, torch.Tensor] = (-1, torch.empty(0))
 
     @abstractmethod
@@ -123,7 +124,7 @@ class TrainingBatches(Batches):
         return self.store.decodes
 
     def inputs(self, rows: torch.Tensor, epoch: int) -> torch.Tensor:
-        keys = self.samples.keys[rows.numpy()]
+        keys = self._draw_keys[rows.numpy()]
         view = epoch % self.count if self.count else epoch
         drawn = draw_for(self.augmentation, self.view_seed, view, keys)
         pixels = self.store.take(rows)

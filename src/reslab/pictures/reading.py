@@ -1,6 +1,5 @@
 """Reading the files of a data set, each once, by threads: content keys and small pixels."""
 
-import hashlib
 import math
 import os
 from collections import deque
@@ -17,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from reslab.errors import InputError
 from reslab.pictures import remembered
+from reslab.pictures.content import KEY, content_key
 from reslab.pictures.decoding import UnreadablePictureError, decode, with_channels
 from reslab.pictures.files import printable
 from reslab.pictures.settings import SMALL
@@ -70,10 +70,6 @@ def keep_to_one_core() -> None:
     threadpool_limits(1, user_api="openmp")
 
 
-def content_key(data: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
-
-
 def with_keys(pictures: Pictures, *, leave_out: bool = False, track: Track = untracked) -> Pictures:
     """The pictures with every sample's content key; every file is opened and decoded once.
 
@@ -86,7 +82,7 @@ def with_keys(pictures: Pictures, *, leave_out: bool = False, track: Track = unt
     for name, samples in pictures:
         if samples.pixels is not None:
             keys = [content_key(pixels.numpy().tobytes()) for pixels in samples.pixels]
-            splits[name] = replace(samples, keys=np.array(keys, dtype=np.uint64))
+            splits[name] = replace(samples, keys=np.array(keys, dtype=KEY))
         else:
             splits[name], unread = _read_files(samples, name, track)
             problems += unread
@@ -110,7 +106,7 @@ def _read_files(samples: Samples, split: str, track: Track) -> tuple[Samples, li
     stamps = np.array([files.stamp(name) for name in names], dtype=np.int64)
     earlier = remembered.recall(files.location, split, names)
     rows = np.full(len(names), -1) if earlier is None else earlier.rows_of(names, stamps)
-    keys = np.zeros(len(names), dtype=np.uint64)
+    keys = np.zeros(len(names), dtype=KEY)
     small = _SmallPixels(len(names))
     if earlier is not None:
         known = rows >= 0
@@ -119,7 +115,7 @@ def _read_files(samples: Samples, split: str, track: Track) -> tuple[Samples, li
     unread: dict[int, str] = {}
     missing = np.flatnonzero(rows < 0)
 
-    def read(row: int) -> tuple[int, int, torch.Tensor | str | None]:
+    def read(row: int) -> tuple[int, tuple[int, int], torch.Tensor | str | None]:
         try:
             data = files.read(names[row])
             pixels = decode(data, 3, 2 * SMALL)
@@ -127,7 +123,7 @@ def _read_files(samples: Samples, split: str, track: Track) -> tuple[Samples, li
             return row, content_key(data), pixels if max(pixels.shape) <= SMALL else None
         except (OSError, UnreadablePictureError) as error:
             reason = error.strerror if isinstance(error, OSError) else None
-            return row, 0, printable(f"{samples.where(row)}: {reason or error}")
+            return row, (0, 0), printable(f"{samples.where(row)}: {reason or error}")
 
     found_ahead = in_threads(read, missing.tolist())
     for row, key, found in track(found_ahead, f"reading {split}", len(missing)):
@@ -207,7 +203,7 @@ def read_picture(
     assert samples.files is not None
     try:
         data = samples.files.read(samples.paths[row])
-        if len(samples.keys) and content_key(data) != samples.keys[row]:
+        if len(samples.keys) and content_key(data) != samples.keys[row].item():
             raise InputError(
                 f"{samples.where(row)}: changed while it was in use; put it back, or train anew"
             )

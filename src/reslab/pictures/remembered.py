@@ -21,8 +21,9 @@ import safetensors.numpy
 from reslab.disk import write_safely
 from reslab.errors import InputError
 from reslab.pictures.cache import cache_folder, make_room
+from reslab.pictures.content import KEY
 
-FORMAT = 1
+FORMAT = 2
 WORTH_KEEPING = 1000  # fewer files are read anew sooner than their table is looked after
 _SETTLED = 2_000_000_000  # nanoseconds after which a later change shows in a file's times
 
@@ -42,7 +43,7 @@ class Reading:
     def fits(self) -> bool:
         """Whether its arrays belong together."""
         count = len(self.names)
-        arrays = [(self.stamps, (count, 4), "int64"), (self.keys, (count,), "uint64")]
+        arrays = [(self.stamps, (count, 4), "int64"), (self.keys, (count,), KEY)]
         if self.pixels is not None:
             arrays.append((self.pixels, (count, *self.pixels.shape[1:]), "uint8"))
         return all(found.shape == shape and found.dtype == kind for found, shape, kind in arrays)
@@ -87,7 +88,7 @@ def remember(location: Path, split: str, reading: Reading, began: int) -> None:
     arrays = {
         "names": np.frombuffer(text, np.uint8),
         "stamps": stamps,
-        "keys": reading.keys,
+        "keys": np.ascontiguousarray(reading.keys).view(np.uint64).reshape(-1, 2),
     }
     if reading.pixels is not None:
         arrays["pixels"] = reading.pixels
@@ -128,7 +129,8 @@ def _read(path: Path) -> Reading | None:
             return None
         text = arrays["names"].tobytes().decode("utf-8", "surrogateescape")
         names = tuple(text.split("\0"))
-        found = Reading(names, arrays["stamps"], arrays["keys"], arrays.get("pixels"))
+        keys = np.ascontiguousarray(arrays["keys"]).view(KEY).reshape(-1)
+        found = Reading(names, arrays["stamps"], keys, arrays.get("pixels"))
     except Exception:  # whatever stands there in the place of what was written
         return None
     return found if found.fits() else None

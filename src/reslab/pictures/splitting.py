@@ -46,7 +46,7 @@ def _carve(samples: Samples, count: int, start: int) -> np.ndarray | None:
     first = np.full(len(sizes), len(samples))
     np.minimum.at(first, group, np.arange(len(samples)))
     labels = samples.labels[first]
-    rank = draws.uniform(start, samples.keys[first], 1)[:, 0]
+    rank = draws.uniform(start, samples.draw_keys[first], 1)[:, 0]
     totals = np.bincount(labels, weights=sizes).astype(np.int64)
     if count >= len(samples) - int((totals > 0).sum()) + 1:
         return None

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from reslab.errors import InputError
+from reslab.pictures.content import KEY
 from reslab.pictures.files import Files
 
 SPLITS = ("train", "validation", "test")
@@ -19,14 +20,14 @@ class Samples:
 
     `files` (then `paths` are names in it) or `pixels` (uint8, (N, C, H, W)) is given, or both once
     small files have been read.
-    `keys` holds a 64-bit hash of each sample's content once it has been read.
+    `keys` holds a 128-bit hash of each sample's content once it has been read.
     """
 
     paths: tuple[str, ...]
     labels: np.ndarray
     files: Files | None = None
     pixels: torch.Tensor | None = None
-    keys: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
+    keys: np.ndarray = field(default_factory=lambda: np.zeros(0, KEY))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -40,6 +41,11 @@ class Samples:
             pixels=None if self.pixels is None else self.pixels[torch.from_numpy(rows)],
             keys=self.keys[rows] if len(self.keys) else self.keys,
         )
+
+    @property
+    def draw_keys(self) -> np.ndarray:
+        """What each sample's random numbers go by: uint64 (N,)."""
+        return np.ascontiguousarray(self.keys["draw"])
 
     def where(self, row: int) -> str:
         """How a message names the sample."""
@@ -99,7 +105,7 @@ class Pictures:
         """
         digest = hashlib.sha256("\0".join(self.classes).encode("utf-8", "surrogateescape"))
         rows = [
-            np.stack([samples.keys, samples.labels.astype(np.uint64)], axis=1)
+            np.stack([samples.draw_keys, samples.labels.astype(np.uint64)], axis=1)
             for _, samples in self
         ]
         table = np.concatenate(rows)
