@@ -6,10 +6,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from reslab.disk import read_regular, real_path, user_path
+from reslab.disk import real_path, user_path
 from reslab.errors import InputError, nearest
 from reslab.pictures.builtin import BUILTINS, open_builtin
-from reslab.pictures.files import LARGEST_FILE, Archive, Files, Folder, is_picture_name, printable
+from reslab.pictures.files import Archive, Files, Folder, is_picture_name, printable
 from reslab.pictures.lists import (
     SPLIT_NAMES,
     Entry,
@@ -100,10 +100,10 @@ def _open_tree(
     if "train" in splits.values() or (splits and len(splits) == len(tops)):
         return _open_class_folders(files, name, splits)
     tables = [file for file in files.names() if "/" not in file and file.lower().endswith(".csv")]
-    if len(tables) == 1 and is_table(files.read(tables[0])):
+    if len(tables) == 1 and is_table(_read(files, tables[0])):
         where = files.where(tables[0])
         return _assemble(
-            name, files, {None: parse_csv(files.read(tables[0]), where)}, classes, where
+            name, files, {None: parse_csv(_read(files, tables[0]), where)}, classes, where
         )
     return _open_class_folders(files, name, {"": "train"})
 
@@ -178,13 +178,21 @@ def _open_tree_lists(
     root: str | Path | None,
 ) -> Pictures:
     parsed: dict[str | None, Parsed] = {
-        split: _parser(file)(files.read(file), files.where(file)) for split, file in lists.items()
+        split: _parser(file)(_read(files, file), files.where(file)) for split, file in lists.items()
     }
     written, problems, source = _class_file(files)
     if problems:
         raise InputError(f"{files.location}: the class file has problems:", problems)
     pictures = _root(root) if root is not None else files
     return _assemble(name, pictures, parsed, written or classes, source)
+
+
+def _read(files: Files, name: str) -> bytes:
+    """The bytes of a list or table. Raises InputError naming it."""
+    try:
+        return files.read(name)
+    except OSError as error:
+        raise InputError(f"{files.where(name)}: {error.strerror or error}") from None
 
 
 def _parser(name: str) -> Callable[[bytes, str], Parsed]:
@@ -195,7 +203,7 @@ def _class_file(files: Files) -> tuple[tuple[str, ...] | None, list[str], str]:
     if not files.has("classes.txt"):
         return None, [], "the model"
     where = files.where("classes.txt")
-    names, problems = parse_classes(files.read("classes.txt"), where)
+    names, problems = parse_classes(_read(files, "classes.txt"), where)
     return names, problems, where
 
 
@@ -219,7 +227,8 @@ def _open_named_lists(
                 f"{path} and {lists['train']} lie in different folders; say with --root what"
                 " their paths are relative to"
             )
-        parsed[split] = _parser(path.name)(read_regular(path, LARGEST_FILE), str(path))
+        data = _read(Folder(path.parent), path.name)
+        parsed[split] = _parser(path.name)(data, str(path))
     written, problems, source = _class_file(Folder(folder))
     if problems:
         raise InputError(f"{folder}: the class file has problems:", problems)
