@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test long lint docs bench clean
+.PHONY: demo test long fuzz lint docs bench clean
 
 $(VENV)/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -23,9 +23,16 @@ lint: $(VENV)/ready
 test: lint
 	$(BIN)/python -m pytest
 
-# The tests of kills and faults in their whole numbers: 216 kills, 10,000 flipped bits and so on.
+# The tests of kills, faults and hostile inputs in their whole numbers: 216 kills, 10,000 flipped
+# bits, 20,000 cases of each property and so on.
 long: $(VENV)/ready
-	RESLAB_LONG=1 $(BIN)/python -m pytest -s tests/test_faults.py tests/test_features.py
+	RESLAB_LONG=1 $(BIN)/python -m pytest -s tests/test_faults.py tests/test_features.py \
+	  tests/test_nothing_slips.py tests/test_properties.py
+
+# An hour: what reads strangers' bytes, guided by coverage.
+fuzz: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet atheris
+	for target in decoder header lists; do $(BIN)/python tests/fuzzing.py $$target || exit 1; done
 
 docs: $(VENV)/ready
 	$(BIN)/python tests/reference.py --write

@@ -5,22 +5,27 @@ import io
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
+import struct
 import sys
 import threading
 import time
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 import reslab
 from drawn_pictures import fill, picture
 from reslab.cli import main
 from reslab.errors import InputError
+from reslab.features.store import FeatureStore
 from reslab.networks.model_file import load_model
 from reslab.pictures.decoding import UnreadablePictureError, decode
 from reslab.pictures.files import LARGEST_FILE, Archive, Folder
@@ -29,6 +34,7 @@ from reslab.pictures.sources import open_pictures
 from reslab.run.folder import open_run
 from reslab.training import training
 
+LONG = os.environ.get("RESLAB_LONG") == "1"
 SETTINGS = {"seed": 1, "epochs": 2, "batch_size": 8, "quiet": True}
 CONSTANT = {"schedule.name": "constant"}
 
@@ -179,9 +185,11 @@ def test_many_threads_predict_what_one_does(run, split_photos):
 
     def work(number):
         try:
-            for turn in range(5):
+            for turn in range(1250 if LONG else 5):  # 10,000 predictions in the long form
                 which = (number + turn) % len(paths)
                 assert shared.predict(paths[which]) == expected[0][which]
+                if turn % 250 > 4:
+                    continue
                 if number % 2:
                     assert shared.predict(many) == expected[1]
                 else:  # traces a network of its own meanwhile
@@ -194,7 +202,7 @@ def test_many_threads_predict_what_one_does(run, split_photos):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(600)
     assert not problems
 
 
@@ -399,6 +407,28 @@ def test_what_a_file_may_cost_is_bounded(tmp_path):
     assert time.monotonic() - started < 30
 
 
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(
+        ">I", zlib.crc32(kind + content)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
+def test_what_a_text_or_a_profile_unpacks_to_is_bounded(kind):
+    held = io.BytesIO()
+    picture(0, 0, (16, 16)).save(held, "PNG")
+    png = held.getvalue()
+    bomb = zlib.compress(bytes(300_000_000), 9)
+    content = {
+        b"zTXt": b"note\0\0" + bomb, b"iTXt": b"note\0\1\0\0\0" + bomb, b"iCCP": b"icc\0\0" + bomb
+    }[kind]  # fmt: skip
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with contextlib.suppress(UnreadablePictureError):
+        decode(png[:33] + chunk(kind, content) + png[33:], 3)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert after - before < 100_000  # KiB
+
+
 def test_a_picture_too_thin_to_be_cropped_is_refused():
     from reslab.pictures.preprocessing import Preprocessing
 
@@ -453,6 +483,45 @@ def test_a_cache_full_of_pipes_and_folders_costs_time_alone(data, tmp_path, monk
     second = reslab.train(data, out=tmp_path / "second", **SETTINGS)
     signal.alarm(0)
     assert equal(weights_of(first), weights_of(second))
+
+
+@pytest.mark.parametrize(
+    "content", ["null", "[]", "{}", "[NaN, \"bf16\", \"why\"]", "[1e999, null, null]", "[" * 90_000,
+                "[-1, \"bf16\", \"\"]", "[0, 1, 2, 3]", "9" * 5000, "\"text\"", "\0"],
+)  # fmt: skip
+def test_a_measurement_of_garbage_is_made_again(content, tmp_path):
+    from reslab.learning.precision import _recall
+
+    place = tmp_path / "measured.json"
+    place.write_text(content)
+    assert _recall(place) == (None, None)
+
+
+@pytest.mark.parametrize("content", ["nan", "inf", "-inf", "", "text", "1" * 1000, "\udcff"])
+def test_an_error_of_garbage_is_not_known(content, tmp_path):
+    (tmp_path / "relative_error").write_text(content, "utf-8", "surrogateescape")
+    assert FeatureStore(tmp_path, (3,), "<f4").recall_error() is None
+
+
+# One number for one model
+
+
+def test_a_run_in_bf16_scores_as_evaluate_does(split_photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    weights = tmp_path / "resnet18.pth"
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), weights)
+    fields = {"preprocess.size": 32, "augment.resize": 36, "train_from": "head"}
+    run = reslab.train(
+        split_photos, recipe="photos-resnet152", network="resnet18", weights=weights, seed=1,
+        epochs=4, out=tmp_path / "run", precision="bf16", fields=fields, quiet=True,
+    )  # fmt: skip
+    assert run.info["features"]["precision"] == "bf16"
+    assert run.info["features"]["relative_error"] > 1e-4
+    for split, score in (("test", run.test), ("validation", run.validation)):
+        found = reslab.evaluate(run.path, split_photos, split=split, quiet=True)
+        assert found.loss == pytest.approx(score["loss"], rel=1e-6)
+        assert found.score.correct == score["correct"]
 
 
 # Records that were edited

@@ -26,7 +26,7 @@ from reslab.recipes.recipe import FIELD_NAMES, Recipe
 from reslab.run.folder import Run, open_run
 from reslab.training import training
 
-CASES = 20_000 if os.environ.get("RESLAB_LONG") else 100
+CASES = 20_000 if os.environ.get("RESLAB_LONG") == "1" else 100
 cases = settings(
     max_examples=CASES, deadline=None, derandomize=True, database=None,
     suppress_health_check=list(HealthCheck),

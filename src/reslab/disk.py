@@ -14,7 +14,8 @@ from typing import BinaryIO
 
 from reslab.errors import InputError
 
-_NO_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+# A pipe is not waited for; on Windows bytes are left as they are.
+_READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 def user_path(written: str | Path) -> Path:
@@ -43,29 +44,40 @@ def refuse_unwritable_name(path: str | Path, option: str) -> None:
 
 def open_regular(path: str | Path) -> BinaryIO:
     """A regular file to be read. Raises OSError for anything else, without waiting for it."""
-    try:
-        number = os.open(path, os.O_RDONLY | _NO_WAITING)
-    except ValueError as error:  # a name with a NUL
-        raise OSError(errno.EINVAL, str(error), str(path)) from None
-    try:
-        if not stat.S_ISREG(os.fstat(number).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        return os.fdopen(number, "rb")
-    except BaseException:
-        os.close(number)
-        raise
+    return os.fdopen(_opened(path)[0], "rb")
 
 
 def read_regular(path: str | Path, most: int | None = None) -> bytes:
     """The bytes of a regular file. Raises OSError for anything else, and above `most` bytes."""
-    with open_regular(path) as file:
-        if most is None:
-            return file.read()
-        if os.fstat(file.fileno()).st_size <= most:
-            data = file.read(most + 1)  # it may grow meanwhile
-            if len(data) <= most:
-                return data
-    raise OSError(errno.EFBIG, f"larger than {most / 1e6:,.0f} MB", str(path))
+    number, size = _opened(path)
+    try:
+        if most is not None and size > most:
+            raise OSError(errno.EFBIG, f"larger than {most / 1e6:,.0f} MB", str(path))
+        # By bare calls: a file object costs as much again as reading a small picture.
+        data = os.read(number, size + 1)
+        if len(data) == size:
+            return data
+        parts = [data]  # it is read in parts, or has grown since
+        while part := os.read(number, 1 << 20):
+            parts.append(part)
+            if most is not None and sum(map(len, parts)) > most:
+                raise OSError(errno.EFBIG, f"larger than {most / 1e6:,.0f} MB", str(path))
+        return b"".join(parts)
+    finally:
+        os.close(number)
+
+
+def _opened(path: str | Path) -> tuple[int, int]:
+    """(descriptor, size) of a regular file."""
+    try:
+        number = os.open(path, _READING)
+    except ValueError as error:  # a name with a NUL
+        raise OSError(errno.EINVAL, str(error), str(path)) from None
+    found = os.fstat(number)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(number)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return number, found.st_size
 
 
 def refuse_foreign(path: Path, option: str, is_ours: Callable[[bytes], bool], what: str) -> None:
