@@ -32,7 +32,7 @@ from reslab.pictures.files import LARGEST_FILE, Archive, Folder
 from reslab.pictures.lists import parse_csv, resolve_labels
 from reslab.pictures.sources import open_pictures
 from reslab.run.folder import open_run
-from reslab.training import training
+from reslab.training import publishing, training
 
 LONG = os.environ.get("RESLAB_LONG") == "1"
 SETTINGS = {"seed": 1, "epochs": 2, "batch_size": 8, "quiet": True}
@@ -658,21 +658,22 @@ def test_arrays_are_pictures(run, data):
 def test_a_signal_anywhere_leaves_by_the_same_door(
     number, place, data, tmp_path, capfd, monkeypatch
 ):
-    original = getattr(training, place)
+    home = publishing if place == "_judge" else training
+    original = getattr(home, place)
 
     def signalled(*given):
         os.kill(os.getpid(), number)
         return original(*given)
 
     whole = reslab.train(data, out=tmp_path / "whole", **SETTINGS)
-    monkeypatch.setattr(training, place, signalled)
+    monkeypatch.setattr(home, place, signalled)
     words = ["train", data, "--out", tmp_path / "run", "--seed", 1, "--epochs", 2]
     # What goes to a closed terminal is lost, and standard error may be one here.
     with contextlib.suppress(ValueError):
         status, said = command([*words, "--batch-size", 8, "--quiet"], capfd, monkeypatch)
     assert status == 128 + number
     assert said.count("reslab: stopped:") == 1
-    monkeypatch.setattr(training, place, original)
+    monkeypatch.setattr(home, place, original)
     if place in ("_judge", "announce"):
         run = reslab.resume(tmp_path / "run", quiet=True)
         assert equal(weights_of(run), weights_of(whole))

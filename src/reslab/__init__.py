@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 __all__ = [
     "Classifier",
+    "Explanation",
     "InputError",
     "Prediction",
     "Recipe",
@@ -29,7 +30,8 @@ if "OMP_WAIT_POLICY" not in os.environ:
 _HOMES = {
     "Classifier": "reslab.using.classifier",
     "InputError": "reslab.errors",
-    "Prediction": "reslab.using.classifier",
+    "Explanation": "reslab.using.prediction",
+    "Prediction": "reslab.using.prediction",
     "Recipe": "reslab.recipes.recipe",
     "Run": "reslab.run.folder",
     "evaluate": "reslab.using.evaluation",
@@ -44,8 +46,9 @@ if TYPE_CHECKING:
     from reslab.recipes.recipe import Recipe
     from reslab.run.folder import Run
     from reslab.training.training import resume, train
-    from reslab.using.classifier import Classifier, Prediction
+    from reslab.using.classifier import Classifier
     from reslab.using.evaluation import evaluate
+    from reslab.using.prediction import Explanation, Prediction
 
 
 def __getattr__(name: str) -> object:

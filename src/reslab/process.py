@@ -1,19 +1,33 @@
-"""What a process may do at a time: one training, and nothing after a fork that torch survives not.
+"""What a process is about: its command, one training at a time, nothing after a fork that torch
+survives not.
 
 torch's global settings and random stream belong to the process, so two trainings in two threads
 would disturb each other.
 """
 
 import os
+import shlex
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from reslab.errors import InputError
 
 _training = threading.RLock()
+_command: str | None = None
 _computed = False
 _forked_after = False
+
+
+def note_command(words: Sequence[str]) -> None:
+    """Say by which command this process was started: its words after `reslab`."""
+    global _command
+    _command = shlex.join(["reslab", *words])
+
+
+def command_or(function: str) -> str:
+    """The command of this process, or the function that was called where there is none."""
+    return _command or f"{function}(...)"
 
 
 @contextmanager

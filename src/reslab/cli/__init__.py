@@ -10,6 +10,7 @@ from cyclopts import App, CycloptsError
 
 import reslab
 from reslab.errors import InputError, InterruptedRunError
+from reslab.process import note_command
 from reslab.run.interruption import raising_signals
 
 app = App(
@@ -25,6 +26,7 @@ COMMANDS = {  # the module of each, which is imported when the command is asked 
     "preview": "learn",
     "evaluate": "use",
     "predict": "use",
+    "explain": "use",
     "summary": "use",
     "cache": "cache",
 }
@@ -48,6 +50,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         with raising_signals():
+            note_command(sys.argv[1:])
             run_command(sys.argv[1:])
     except (CycloptsError, InputError) as error:
         _fail(str(error), 2)

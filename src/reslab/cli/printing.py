@@ -25,6 +25,14 @@ def print_run(run: Any, as_json: bool) -> None:
     print(f"run         {run.path}")
 
 
+def print_prediction(found: Any) -> None:
+    """A picture's likeliest classes, whether it is unknown, and its set if one was wanted."""
+    guesses = "  ".join(f"{guess.label} {guess.probability:.1%}" for guess in found.top)
+    doubt = f"{found.label}  " if found.unknown else ""
+    among = "" if found.set is None else f"  set: {', '.join(found.set)}"
+    print(f"{found.path}: {doubt}{guesses}{among}")
+
+
 def print_score(what: str, score: dict[str, Any]) -> None:
     low, high = score["accuracy_interval"]
     print(

@@ -1,12 +1,12 @@
-"""Commands that use a model: evaluate, predict, summary."""
+"""Commands that use a model: evaluate, predict, explain, summary."""
 
 import sys
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from reslab.cli.options import Data, Device, Json, Model, Quiet, keywords
-from reslab.cli.printing import print_json, print_score
+from reslab.cli.options import Data, Device, Json, Model, Quiet, flag, keywords
+from reslab.cli.printing import print_json, print_prediction, print_score
 from reslab.errors import InputError
 from reslab.pictures.data_source import DataSource
 
@@ -55,27 +55,101 @@ def predict(
     /,
     *pictures: Annotated[str, Parameter(help="Picture files and folders of them.")],
     top: Annotated[int, Parameter(help="How many classes to name for each picture.")] = 5,
+    unknown_below: Annotated[
+        float | None,
+        Parameter(help="Call a picture unknown whose likeliest class has less than this."),
+    ] = None,
+    coverage: Annotated[
+        float | None,
+        Parameter(
+            help="Name a set of classes for each picture that holds its own with this chance, such"
+            " as 0.95, for pictures of the kind that the validation split holds."
+        ),
+    ] = None,
+    raw: Annotated[
+        bool, flag("Probabilities as the network gives them, without the fitted temperature.")
+    ] = False,
+    csv: Annotated[
+        str | None, Parameter(help="Write a table to this CSV file, a row a picture.")
+    ] = None,
+    copy_to: Annotated[
+        str | None,
+        Parameter(help="Copy the pictures into a folder a class below this one; replaces nothing."),
+    ] = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Name the classes and probabilities of pictures; with --json one object a picture."""
+    from reslab.disk import refuse_foreign, user_path
     from reslab.using.classifier import Classifier, expand
+    from reslab.using.sorting import copy_into_class, refuse_unsortable
+    from reslab.using.tables import is_prediction_table, write_table
 
     if not pictures:
         raise InputError("predict: name at least one picture or folder after the model")
+    table = None if csv is None else user_path(csv)
+    if table is not None:
+        refuse_foreign(table, "--csv", is_prediction_table, "a table of predictions")
     paths = expand(pictures)
     classifier = Classifier.load(model, device)
+    asked = classifier.asked(top, unknown_below=unknown_below, coverage=coverage, raw=raw)
+    target = None if copy_to is None else refuse_unsortable(copy_to, classifier.classes)
+    rows: list[Any] = []
     problems = []
-    for found in classifier.stream(paths, top):
+    for found in classifier.stream(paths, asked):
+        if isinstance(found, InputError):
+            problems.append(str(found))
+        else:
+            if target is not None:
+                copy_into_class(found, target)
+            if json:
+                print_json(found.as_dict())
+            else:
+                print_prediction(found)
+        if table is not None:
+            rows.append(found)
+    if table is not None:
+        write_table(table, paths, rows, top)
+    if problems:
+        raise InputError(f"{len(problems)} of {len(paths)} picture(s) cannot be read:", problems)
+
+
+def explain(
+    model: Model,
+    /,
+    *pictures: Annotated[str, Parameter(help="Picture files and folders of them.")],
+    label: Annotated[
+        str | None,
+        Parameter(name="--class", help="The class to explain; the likeliest if not given."),
+    ] = None,
+    out: Annotated[
+        str | None, Parameter(help="The folder for the overlays; explained if not given.")
+    ] = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Show where a network looks: which places of a picture speak for a class (Grad-CAM).
+
+    Writes the picture with the places marked from yellow to red, as NAME.explained.png. With --json
+    one object a picture: the map in rows, from 0 to 1, as large as the network's input, and the
+    region of the picture that it covers: left, top, right, bottom, in pixels.
+    """
+    from reslab.using.explaining import explain_pictures
+
+    if not pictures:
+        raise InputError("explain: name at least one picture or folder after the model")
+    if out is None and not json:
+        out = "explained"
+    problems = []
+    for found in explain_pictures(model, pictures, label=label, out=out, device=device):
         if isinstance(found, InputError):
             problems.append(str(found))
         elif json:
-            print_json(found.as_dict())
+            print_json(found)
         else:
-            guesses = "  ".join(f"{guess.label} {guess.probability:.1%}" for guess in found.top)
-            print(f"{found.path}: {guesses}")
+            print(f"{found['path']}: {found['label']} {found['probability']:.1%}  {found['png']}")
     if problems:
-        raise InputError(f"{len(problems)} of {len(paths)} picture(s) cannot be read:", problems)
+        raise InputError(f"{len(problems)} picture(s) cannot be explained:", problems)
 
 
 def summary(

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from reslab.disk import write_safely
 
@@ -27,6 +29,15 @@ TRAIN, VALIDATION, TEST = "#4c72b0", "#dd8452", "#8c8c8c"
 def is_our_png(start: bytes) -> bool:
     """Whether a file that begins so is a PNG that was drawn here."""
     return start.startswith(b"\x89PNG\r\n\x1a\n") and SOFTWARE.encode() in start
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    """A picture as a PNG that `is_our_png` knows."""
+    about = PngInfo()
+    about.add_text("Software", SOFTWARE)
+    data = io.BytesIO()
+    picture.save(data, "PNG", pnginfo=about)
+    return data.getvalue()
 
 
 @cache
@@ -154,8 +165,6 @@ def draw_sheet(
 
 def _enlarged(picture: np.ndarray) -> np.ndarray:
     """uint8 (H, W, C) as RGB within a cell, pixels kept square and sharp where there are few."""
-    from PIL import Image
-
     image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).convert("RGB")
     scale = _CELL / max(image.size)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 
 from reslab.pictures.table import Samples
 
+BINS = 15  # of probability, as is usual for the calibration error
+
 
 @dataclass(frozen=True)
 class Score:
@@ -33,10 +35,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Judged:
-    """The pictures that logits and labels belong to, row by row, and the names of the classes."""
+    """The pictures that logits and labels belong to, row by row, and the names of the classes.
+
+    temperature: what logits are divided by before they become probabilities.
+    """
 
     samples: Samples
     classes: tuple[str, ...]
+    temperature: float = 1.0
 
 
 def score(logits: torch.Tensor, labels: torch.Tensor) -> Score:
@@ -63,9 +69,12 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def probabilities(logits: torch.Tensor) -> np.ndarray:
-    """Softmax in double precision, so that rounding is the forward pass's alone: (N, classes)."""
-    return np.asarray(logits.double().softmax(1).numpy())
+def probabilities(logits: torch.Tensor, temperature: float = 1.0) -> np.ndarray:
+    """Softmax of logits over a temperature: (N, classes).
+
+    In double precision, so that rounding is the forward pass's alone.
+    """
+    return np.asarray((logits.double() / temperature).softmax(1).numpy())
 
 
 def overall(logits: torch.Tensor, labels: torch.Tensor, judged: Judged) -> dict[str, Any]:
@@ -93,8 +102,94 @@ def class_accuracy(logits: torch.Tensor, labels: torch.Tensor, judged: Judged) -
     }
 
 
+def top5(logits: torch.Tensor, labels: torch.Tensor, judged: Judged) -> dict[str, Any]:
+    """How often the picture's class is among the five likeliest, where there are more than five."""
+    if logits.shape[1] <= 5:
+        return {}
+    from sklearn.metrics import top_k_accuracy_score
+
+    every = np.arange(logits.shape[1])
+    hits = int(top_k_accuracy_score(labels, logits, k=5, labels=every, normalize=False))
+    return {
+        "top5_accuracy": hits / len(labels),
+        "top5_accuracy_interval": list(wilson_interval(hits, len(labels))),
+    }
+
+
+def by_class(logits: torch.Tensor, labels: torch.Tensor, judged: Judged) -> dict[str, Any]:
+    """Each class's count, precision, recall and F1 by name, their means, the confusion matrix.
+
+    confusion_matrix: counts; a row for each true class, a column for each predicted one.
+    A class that was never predicted has no precision, one without pictures no recall.
+    """
+    from sklearn.metrics import confusion_matrix, f1_score
+
+    predicted = logits.argmax(1)
+    table = confusion_matrix(labels, predicted, labels=np.arange(logits.shape[1]))
+    right, true, named = table.diagonal(), table.sum(1), table.sum(0)
+    found = {}
+    for name, hits, wanted, said in zip(
+        judged.classes, right.tolist(), true.tolist(), named.tolist(), strict=True
+    ):
+        found[name] = {
+            "n": wanted,
+            "precision": hits / said if said else None,
+            "precision_interval": list(wilson_interval(hits, said)) if said else None,
+            "recall": hits / wanted if wanted else None,
+            "recall_interval": list(wilson_interval(hits, wanted)) if wanted else None,
+            "f1": 2 * hits / (wanted + said) if wanted + said else None,
+        }
+    held = true > 0
+    return {
+        "balanced_accuracy": float((right[held] / true[held]).mean()),
+        "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
+        "per_class": found,
+        "confusion_matrix": table.tolist(),
+    }
+
+
+def confidence(logits: torch.Tensor, labels: torch.Tensor, judged: Judged) -> dict[str, Any]:
+    """How far probabilities can be believed, as they are shown, and `raw`, without temperature.
+
+    brier_score: mean over pictures of the squared distance of the probabilities to the truth, from
+        0 to 2.
+    expected_calibration_error: mean distance of probability and accuracy of the likeliest class, in
+        15 bins of equal width (M. Naeini and others, AAAI 2015); `reliability` has the bins.
+    """
+    shown = _believed(probabilities(logits, judged.temperature), labels)
+    raw = _believed(probabilities(logits), labels)
+    raw.pop("reliability")
+    return shown | {"temperature": judged.temperature, "raw": raw}
+
+
+def _believed(table: np.ndarray, labels: torch.Tensor) -> dict[str, Any]:
+    from sklearn.metrics import brier_score_loss
+
+    every = np.arange(table.shape[1])
+    truth = labels.numpy()
+    likeliest, right = table.max(1), table.argmax(1) == truth
+    places = np.minimum((likeliest * BINS).astype(int), BINS - 1)
+    bins, error = [], 0.0
+    for place in np.unique(places).tolist():
+        members = places == place
+        said, was = float(likeliest[members].mean()), float(right[members].mean())
+        error += float(members.mean()) * abs(said - was)
+        bins.append(
+            {
+                "from": place / BINS,
+                "to": (place + 1) / BINS,
+                "n": int(members.sum()),
+                "confidence": said,
+                "accuracy": was,
+            }
+        )
+    given = table if table.shape[1] > 2 else table[:, 1]
+    brier = float(brier_score_loss(truth, given, labels=every, scale_by_half=False))
+    return {"expected_calibration_error": error, "brier_score": brier, "reliability": bins}
+
+
 Measure = Callable[[torch.Tensor, torch.Tensor, Judged], dict[str, Any]]
-MEASURES: tuple[Measure, ...] = (overall, class_accuracy)
+MEASURES: tuple[Measure, ...] = (overall, top5, class_accuracy, by_class, confidence)
 
 
 def measured(logits: torch.Tensor, labels: torch.Tensor, judged: Judged) -> dict[str, Any]:

@@ -19,10 +19,14 @@ def is_table(start: bytes) -> bool:
 
 
 def write_predictions(
-    path: Path, samples: Samples, classes: tuple[str, ...], logits: torch.Tensor
+    path: Path,
+    samples: Samples,
+    classes: tuple[str, ...],
+    logits: torch.Tensor,
+    temperature: float = 1.0,
 ) -> None:
     """A row a sample: its path, its class, the predicted class and that one's probability."""
-    table = probabilities(logits)
+    table = probabilities(logits, temperature)
     best = table.argmax(1)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")

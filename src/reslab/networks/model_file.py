@@ -4,12 +4,12 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from reslab.disk import user_path, write_safely
@@ -47,6 +47,9 @@ class _Header(BaseModel):
     preprocessing: Preprocessing
     averaging: Averaging = "none"
     origin: SplitOrigin | None = None
+    # 0.1.0 knew neither.
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    held: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Model:
     """A trained network with all it needs to be used.
 
     averaging: over which views of a picture its class scores are averaged.
+    temperature: what its class scores are divided by before they become probabilities.
+    held: the probability that each validation picture's own class was then given, rising.
     """
 
     network: nn.Module
@@ -62,6 +67,8 @@ class Model:
     preprocessing: Preprocessing
     origin: SplitOrigin | None = None
     averaging: Averaging = "none"
+    temperature: float = 1.0
+    held: tuple[float, ...] = ()
 
 
 def save_model(path: Path, state: dict[str, torch.Tensor], model: Model) -> None:
@@ -75,6 +82,8 @@ def save_model(path: Path, state: dict[str, torch.Tensor], model: Model) -> None
         "preprocessing": model.preprocessing.model_dump(mode="json"),
         "averaging": model.averaging,
         "origin": model.origin.model_dump(mode="json") if model.origin else None,
+        "temperature": model.temperature,
+        "held": model.held,
     }
     write_safely(path, tensor_file(state, header))
 
@@ -209,6 +218,8 @@ def load_model(location: str | Path) -> Model:
         header.preprocessing,
         header.origin,
         header.averaging,
+        header.temperature,
+        tuple(sorted(header.held)),
     )
 
 

@@ -81,6 +81,20 @@ class Preprocessing(BaseModel):
         left = round((outer.shape[-1] - target_width) / 2)
         return outer[..., top : top + target_height, left : left + target_width]
 
+    def region(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Which part of a picture of this size the network sees: left, top, right, bottom, pixels.
+
+        With letterbox it is more than the picture.
+        """
+        if self.mode == "squash" or ((height, width) == self.size and self.crop_fraction == 1):
+            return 0.0, 0.0, float(width), float(height)
+        target_height, target_width = self.size
+        scales = target_height / height, target_width / width
+        scale = min(scales) if self.mode == "letterbox" else max(scales) / self.crop_fraction
+        half_width, half_height = target_width / scale / 2, target_height / scale / 2
+        x, y = width / 2, height / 2
+        return x - half_width, y - half_height, x + half_width, y + half_height
+
     def _padded(self, inner: torch.Tensor) -> torch.Tensor:
         height, width = self.size
         fill = torch.tensor([round(255 * value) for value in self.mean], dtype=torch.uint8)

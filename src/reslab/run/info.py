@@ -70,6 +70,7 @@ class Info(_Part):
     versions: dict[str, str]
     seconds: Seconds
     id: str | None = None
+    began: str | None = None
     files: list[str] | None = None
     arrangement: dict[str, str] = {}
     extended_to: int | None = None

@@ -4,6 +4,7 @@ import hashlib
 import platform
 import secrets
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ def description(
     pictures = prepared.pictures
     return {
         "status": "running",
+        "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "id": secrets.token_hex(16),
         "recipe": prepared.recipe.name,
         "network": prepared.recipe.network,

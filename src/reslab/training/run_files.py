@@ -10,23 +10,28 @@ from typing import Any, Literal
 
 import torch
 
+from reslab.judging.calibration import Calibration
 from reslab.judging.charts import draw_curves
 from reslab.judging.metrics import Judged
 from reslab.judging.predictions import write_predictions
 from reslab.judging.sheet import draw_training_sheet
 from reslab.networks.model_file import MODEL_FILE, save_model
+from reslab.pictures.table import Pictures
 from reslab.run.checkpoint import save_checkpoint
 from reslab.run.folder import Run
+from reslab.run.looks import LOOKS_FILE, note_look
 
 
-@dataclass(frozen=True)
+@dataclass
 class Outcome:
     """What a run has come to: `judged` and `logits` (N, classes) of each split that was scored.
 
-    A run that was stopped has none.
+    A run that was stopped has none, and no calibration.
     """
 
     run: Run
+    pictures: Pictures
+    calibration: Calibration = field(default_factory=Calibration)
     judged: dict[str, Judged] = field(default_factory=dict)
     logits: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -48,7 +53,8 @@ class RunFile:
 def _predictions(path: Path, outcome: Outcome) -> None:
     if "test" in outcome.judged:
         judged = outcome.judged["test"]
-        write_predictions(path, judged.samples, judged.classes, outcome.logits["test"])
+        logits, temperature = outcome.logits["test"], judged.temperature
+        write_predictions(path, judged.samples, judged.classes, logits, temperature)
 
 
 def _curves(path: Path, outcome: Outcome) -> None:
@@ -78,6 +84,7 @@ RUN_FILES = (
         _predictions,
         "end",
     ),
+    RunFile(LOOKS_FILE, "each look at the test split, with its date and command", note_look),
     RunFile("curves.png", "loss and accuracy over the run", _curves, "stop"),
     RunFile("preview.png", "samples as trained on", draw_training_sheet),
     RunFile("checkpoints/last.safetensors", "the last state", save_checkpoint),

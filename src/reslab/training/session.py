@@ -12,6 +12,7 @@ import torch
 
 from reslab.errors import InputError, InterruptedRunError
 from reslab.features.solving import strengths
+from reslab.judging.calibration import Calibration
 from reslab.learning.optimizers import build_optimizer
 from reslab.learning.parts import build_parts
 from reslab.learning.state import TrainingState
@@ -66,9 +67,9 @@ class Session:
         prepared = self.prepared
         save_checkpoint(self.run, self.state, prepared.recipe, prepared.fingerprint)
 
-    @property
-    def model(self) -> Model:
+    def model(self, calibration: Calibration | None = None) -> Model:
         """What the model file says beside its weights."""
+        calibration = calibration or Calibration()
         prepared, split = self.prepared, self.prepared.recipe.split
         origin = SplitOrigin(
             fingerprint=prepared.fingerprint,
@@ -83,17 +84,22 @@ class Session:
             prepared.preprocessing,
             origin,
             prepared.recipe.averaging,
+            calibration.temperature,
+            calibration.held,
         )
 
     def keep_best(self) -> None:
         """Keep the weights as they are now: they are the best so far."""
-        save_model(self.run.best_checkpoint, self.state.judged.state_dict(), self.model)
+        save_model(self.run.best_checkpoint, self.state.judged.state_dict(), self.model())
 
-    def publish_best(self) -> dict[str, torch.Tensor]:
-        """Write the model file of the best weights so far; returns those that trained."""
-        best, _ = read_tensors(self.run.best_checkpoint)
-        save_model(self.run.model, self.prepared.network.state_dict() | best, self.model)
-        return best
+    def best_weights(self) -> dict[str, torch.Tensor]:
+        """The best weights so far, of what trained."""
+        return read_tensors(self.run.best_checkpoint)[0]
+
+    def publish_best(self, calibration: Calibration | None = None) -> None:
+        """Write the model file of the best weights so far."""
+        state = self.prepared.network.state_dict() | self.best_weights()
+        save_model(self.run.model, state, self.model(calibration))
 
     def standing(self) -> dict[str, Any]:
         """How far the run has come, for run.json: in epochs, or in strengths of a solved head.
@@ -128,7 +134,7 @@ class Session:
         """Publish what there is of a run that ends early: the best model so far, the curves."""
         if self.run.best_checkpoint.exists():
             self.publish_best()
-            write_files(Outcome(self.run), finished=False)
+            write_files(Outcome(self.run, self.prepared.pictures), finished=False)
 
     def interrupted(self, number: int) -> InterruptedRunError:
         """The error to raise after a signal; what is done is left usable."""

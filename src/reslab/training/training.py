@@ -4,20 +4,17 @@ Prepare, announce, learn, judge, publish. What a step needs stands in its own mo
 carries it from one to the next.
 """
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from reslab.disk import real_path, user_path
 from reslab.errors import InputError
-from reslab.judging.metrics import Judged, measured
 from reslab.judging.sheet import draw_training_sheet
 from reslab.learning.device import choose_device, set_up
 from reslab.learning.loop import train_epochs
 from reslab.learning.state import Milestone, Step
-from reslab.networks.inference import logits_of
 from reslab.options import refuse_unknown, taken, taking
 from reslab.pictures.data_source import DataSource
 from reslab.process import training_alone
@@ -32,7 +29,8 @@ from reslab.training.continuing import differences, refuse_changed, refuse_exten
 from reslab.training.description import announce, description, digest_of, say_what_has_no_part
 from reslab.training.inputs import default_recipe, with_whole_paths
 from reslab.training.preparation import prepare, with_precision
-from reslab.training.run_files import RUN_FILES, Outcome, write_files
+from reslab.training.publishing import publish
+from reslab.training.run_files import RUN_FILES
 from reslab.training.session import Session
 from reslab.training.transfer import solved_path, start_from_solved_head, with_features
 
@@ -138,7 +136,7 @@ def _to_the_end(session: Session, *, fresh: bool) -> Run:
         _learn(session, caught)
     if digest_of(prepared.network, prepared.frozen) != frozen:
         raise AssertionError("the frozen part changed")
-    _publish(session)
+    publish(session)
     return session.run
 
 
@@ -198,43 +196,6 @@ def _events(session: Session) -> tuple[Iterator[Step | Milestone], int]:
         return solved_path(prepared, state, judged, device), 0
     events = train_epochs(state, prepared.recipe, prepared.batches, judged, device)
     return events, len(prepared.batches)
-
-
-def _publish(session: Session) -> None:
-    """Write the model, score it once on each held-out split, and write what the run is for."""
-    session.prepared.trained.load_state_dict(session.publish_best())
-    started = time.perf_counter()
-    results: dict[str, Any] = {"test": None, "validation": None}
-    outcome = Outcome(session.run)
-    for split in ("validation", "test"):
-        if split in session.prepared.evaluation:
-            results[split] = _judge(session, split, outcome)
-    session.state.progress.evaluate_seconds += time.perf_counter() - started
-    write_files(outcome, finished=True)
-    session.run.write_info(status="finished", **results, **session.standing())
-
-
-def _judge(session: Session, split: str, outcome: Outcome) -> dict[str, Any]:
-    """All that is measured of the best weights on a split; its logits are left in the outcome."""
-    prepared = session.prepared
-    judged = Judged(prepared.pictures.splits[split], prepared.pictures.classes)
-    views = prepared.recipe.averaging
-    found: dict[str, Any] = {}
-    for averaging in dict.fromkeys((views, "none")):
-        batches: Callable[[], Any] = prepared.evaluation[split]
-        logits, labels = logits_of(prepared.trained, batches(), session.device, averaging)
-        result = measured(logits, labels, judged)
-        if not math.isfinite(result["loss"]):
-            raise InputError(
-                f"the best weights give a {split} loss of {result['loss']}: training diverged. Try"
-                " a smaller --lr"
-            )
-        if averaging == views:
-            found = result
-            outcome.judged[split], outcome.logits[split] = judged, logits
-        else:
-            found |= {"averaging": views, "without_averaging": result}
-    return found
 
 
 def _draw_preview(session: Session) -> None:

@@ -1,11 +1,11 @@
 """A trained model at work: pictures in, classes and probabilities out."""
 
+import copy
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 import torch
@@ -13,9 +13,11 @@ from PIL import Image
 from torch import nn
 
 from reslab.disk import read_regular, user_path
-from reslab.errors import InputError
+from reslab.errors import InputError, nearest
+from reslab.judging.calibration import least_in_set
 from reslab.judging.metrics import probabilities
 from reslab.learning.device import choose_device, set_up
+from reslab.networks.explaining import grad_cam, spatial_layer
 from reslab.networks.folding import folded
 from reslab.networks.inference import as_input, averaged
 from reslab.networks.model_file import Model, load_model
@@ -25,6 +27,7 @@ from reslab.pictures.files import LARGEST_FILE, Folder, is_picture_name, printab
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.reading import in_threads
 from reslab.process import computing
+from reslab.using.prediction import UNKNOWN, Asked, Explanation, Prediction, told
 
 PictureLike = str | Path | bytes | Image.Image | np.ndarray
 BATCH = 32
@@ -32,32 +35,6 @@ _TAKEN = (
     "a picture is a path, the bytes of a file, a Pillow image, or uint8 pixels as a NumPy array,"
     " (H, W) or (H, W, 3)"
 )
-
-
-@dataclass(frozen=True)
-class Guess:
-    """A class and the probability the model gives it."""
-
-    label: str
-    probability: float
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model makes of one picture; `top` holds the likeliest classes, best first."""
-
-    path: str
-    label: str
-    probability: float
-    top: tuple[Guess, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "path": self.path,
-            "label": self.label,
-            "probability": self.probability,
-            "top": [{"label": g.label, "probability": g.probability} for g in self.top],
-        }
 
 
 class Classifier:
@@ -74,6 +51,8 @@ class Classifier:
         self._network = network.to(memory_format=torch.channels_last)
         self._folded: nn.Module | None = None
         self._folding = threading.Lock()
+        self._explained: nn.Module | None = None
+        self._explaining = threading.Lock()
 
     @classmethod
     def load(cls, location: str | Path, device: str = "auto") -> "Classifier":
@@ -93,50 +72,101 @@ class Classifier:
 
     @overload  # text is an iterable of text to mypy, yet means one path here
     def predict(  # type: ignore[overload-overlap]
-        self, pictures: PictureLike, top: int = 5
+        self,
+        pictures: PictureLike,
+        top: int = 5,
+        *,
+        unknown_below: float | None = None,
+        coverage: float | None = None,
+        raw: bool = False,
     ) -> Prediction: ...
     @overload
-    def predict(self, pictures: Iterable[PictureLike], top: int = 5) -> list[Prediction]: ...
     def predict(
-        self, pictures: PictureLike | Iterable[PictureLike], top: int = 5
+        self,
+        pictures: Iterable[PictureLike],
+        top: int = 5,
+        *,
+        unknown_below: float | None = None,
+        coverage: float | None = None,
+        raw: bool = False,
+    ) -> list[Prediction]: ...
+    def predict(
+        self,
+        pictures: PictureLike | Iterable[PictureLike],
+        top: int = 5,
+        *,
+        unknown_below: float | None = None,
+        coverage: float | None = None,
+        raw: bool = False,
     ) -> Prediction | list[Prediction]:
         """Predict one picture, or several in their order.
 
         A picture is a path, the bytes of a file, a Pillow image, or an array of uint8 pixels,
-        (H, W) grey or (H, W, 3) RGB. Raises InputError naming every picture that cannot be read.
+        (H, W) grey or (H, W, 3) RGB.
+        unknown_below: call a picture "unknown" whose likeliest class has less than this.
+        coverage: name for each picture a set of classes that holds its own with this chance, for
+            pictures as those of the validation split: `reslab.judging.calibration.least_in_set`.
+        raw: probabilities as the network gives them, without the temperature.
+        Raises InputError naming every picture that cannot be read.
         """
-        if isinstance(pictures, PictureLike):
-            return self.predict([pictures], top)[0]
-        if not isinstance(pictures, Iterable) or isinstance(pictures, torch.Tensor):
+        asked = self.asked(top, unknown_below=unknown_below, coverage=coverage, raw=raw)
+        one = isinstance(pictures, PictureLike)
+        if not one and (not isinstance(pictures, Iterable) or isinstance(pictures, torch.Tensor)):
             raise InputError(f"{type(pictures).__name__} is no picture; {_TAKEN}")
-        results = list(self.stream(pictures, top))
+        results = list(self.stream([pictures] if one else pictures, asked))  # type: ignore[arg-type,list-item]
         problems = [str(result) for result in results if isinstance(result, InputError)]
         if problems:
             raise InputError(f"{len(problems)} picture(s) cannot be read:", problems)
-        return [result for result in results if isinstance(result, Prediction)]
+        found = [result for result in results if isinstance(result, Prediction)]
+        return found[0] if one else found
+
+    def asked(
+        self,
+        top: int = 5,
+        *,
+        unknown_below: float | None = None,
+        coverage: float | None = None,
+        raw: bool = False,
+    ) -> Asked:
+        """How to tell predictions, as `predict` takes it. Raises InputError if it cannot be."""
+        if top < 1:
+            raise InputError(f"top is {top}; it is how many classes to name, at least 1")
+        if unknown_below is not None:
+            if not 0 <= unknown_below <= 1:
+                raise InputError(f"unknown-below {unknown_below:g}: a probability from 0 to 1")
+            if UNKNOWN in self.classes:
+                raise InputError(
+                    f"unknown-below: the model has a class {UNKNOWN!r}, so the answer would say"
+                    " nothing; judge by the probability"
+                )
+        least = None
+        if coverage is not None:
+            if raw:
+                raise InputError("coverage: sets are of calibrated probabilities, not of raw ones")
+            least = least_in_set(self.model.held, coverage, "the model")
+        return Asked(top, unknown_below, least, 1.0 if raw else self.model.temperature)
 
     def stream(
-        self, pictures: Iterable[PictureLike], top: int = 5
+        self, pictures: Iterable[PictureLike], asked: Asked | None = None
     ) -> Iterator[Prediction | InputError]:
         """A prediction for each picture in order, an InputError where it cannot be read.
 
         Memory stays the same however many there are.
         """
         computing()
-        if top < 1:
-            raise InputError(f"top is {top}; it is how many classes to name, at least 1")
+        asked = asked or self.asked()
         read = in_threads(self._read, pictures, ahead=2 * BATCH)
         part, following = list(islice(read, BATCH)), list(islice(read, BATCH))
         # By this call's pictures alone: what was asked before must not change a last digit.
         network = self._for_many() if following else self._network
         while part:
             inputs = [item for _, item in part if isinstance(item, torch.Tensor)]
-            table = iter(self._probabilities(network, inputs))
+            table = iter(self._probabilities(network, inputs, asked.temperature))
             for name, item in part:
                 if isinstance(item, InputError):
                     yield item
                 else:
-                    yield self._prediction(name, next(table), top)
+                    yield told(name, next(table), self.classes, asked)
             part, following = following, list(islice(read, BATCH))
 
     def _for_many(self) -> nn.Module:
@@ -167,18 +197,40 @@ class Classifier:
             return name, InputError(f"{name}: {error.strerror or error}")
         return name, pixels
 
-    def _probabilities(self, network: nn.Module, inputs: list[torch.Tensor]) -> np.ndarray:
+    def _probabilities(
+        self, network: nn.Module, inputs: list[torch.Tensor], temperature: float
+    ) -> np.ndarray:
         if not inputs:
             return np.empty((0, len(self.classes)))
         with torch.inference_mode():
             x = as_input(self.preprocessing.normalise(torch.stack(inputs)), self.device)
             logits = averaged(network, x, self.model.averaging)
-        return probabilities(logits.cpu())
+        return probabilities(logits.cpu(), temperature)
 
-    def _prediction(self, name: str, row: np.ndarray, top: int) -> Prediction:
-        best = np.argsort(-row, kind="stable")[:top]
-        guesses = tuple(Guess(self.classes[index], float(row[index])) for index in best)
-        return Prediction(name, guesses[0].label, guesses[0].probability, guesses)
+    def explain(self, picture: PictureLike, label: str | None = None) -> Explanation:
+        """Which places of a picture speak for a class: for the likeliest if none is named.
+
+        Raises InputError if the picture cannot be read, the class is unknown, or the network has
+        no layer with places.
+        """
+        if label is not None and label not in self.classes:
+            raise InputError(f"no class {label!r} in this model{nearest(label, self.classes)}")
+        computing()
+        name, pixels = self._read(picture)
+        if isinstance(pixels, InputError):
+            raise pixels
+        row = self._probabilities(self._network, [pixels], self.model.temperature)[0]
+        index = int(row.argmax()) if label is None else self.classes.index(label)
+        x = self.preprocessing.normalise(pixels[None])
+        with self._explaining:
+            if self._explained is None:
+                # Its own modules on the same weights: what follows a gradient hooks into them.
+                held = [*self._network.parameters(), *self._network.buffers()]
+                self._explained = copy.deepcopy(self._network, {id(one): one for one in held})
+            layer = spatial_layer(self._explained, as_input(x, self.device))
+            marks = grad_cam(self._explained, x, torch.tensor([index]), layer, self.device)[0]
+        shown = pixels.permute(1, 2, 0).numpy()
+        return Explanation(name, self.classes[index], float(row[index]), layer, marks, shown)
 
 
 def _as_pillow(picture: object) -> Image.Image:

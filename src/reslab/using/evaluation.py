@@ -59,7 +59,8 @@ class Evaluation:
 
     def write_predictions(self, path: str | Path) -> None:
         """Write path, label, prediction and probability of every sample as CSV."""
-        write_predictions(Path(path), self.samples, self.classes, self.logits)
+        temperature = self.measures["temperature"]
+        write_predictions(Path(path), self.samples, self.classes, self.logits, temperature)
 
 
 @taking(DataSource)
@@ -108,7 +109,7 @@ def evaluate(
         classes=loaded.classes,
         samples=samples,
         logits=logits,
-        measures=measured(logits, labels, Judged(samples, loaded.classes)),
+        measures=measured(logits, labels, Judged(samples, loaded.classes, loaded.temperature)),
         notes=(*pictures.notes, *split_notes(pictures), *left_out),
     )
 

@@ -1,0 +1,68 @@
+"""The end of a run: its model is calibrated and written, and each held-out split is scored once."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from reslab.errors import InputError
+from reslab.judging.calibration import calibrate
+from reslab.judging.metrics import Judged, measured, overall
+from reslab.networks.inference import logits_of
+from reslab.run.looks import note_look
+from reslab.training.description import digest_of
+from reslab.training.run_files import Outcome, write_files
+from reslab.training.session import Session
+
+
+def publish(session: Session) -> None:
+    """Write the model, score it once on each held-out split, and write what the run is for.
+
+    Whatever moment the process is killed at, all of it is done again by a resume.
+    """
+    prepared, run = session.prepared, session.run
+    prepared.trained.load_state_dict(session.best_weights())
+    started = time.perf_counter()
+    results: dict[str, Any] = {"test": None, "validation": None}
+    outcome = Outcome(run, prepared.pictures)
+    if "validation" in prepared.evaluation:
+        results["validation"] = _judge(session, "validation", outcome)
+    session.publish_best(outcome.calibration)
+    if "test" in prepared.evaluation:
+        weights = digest_of(prepared.network, tuple(prepared.network.state_dict()))
+        note_look(run.path, "train", len(prepared.pictures.splits["test"]), weights)
+        results["test"] = _judge(session, "test", outcome)
+    session.state.progress.evaluate_seconds += time.perf_counter() - started
+    run.write_info(**results, **session.standing())  # the report is made of it
+    write_files(outcome, finished=True)
+    run.write_info(status="finished", **session.standing())
+
+
+def _judge(session: Session, split: str, outcome: Outcome) -> dict[str, Any]:
+    """All that is measured of the best weights on a split; its logits are left in the outcome.
+
+    The validation split says first how far probabilities can be believed.
+    """
+    prepared = session.prepared
+    samples, classes = prepared.pictures.splits[split], prepared.pictures.classes
+    views = prepared.recipe.averaging
+    batches: Callable[[], Any] = prepared.evaluation[split]
+    logits, labels = logits_of(prepared.trained, batches(), session.device, views)
+    _refuse_diverged(overall(logits, labels, Judged(samples, classes))["loss"], split)
+    if split == "validation":
+        outcome.calibration = calibrate(logits, labels)
+    judged = Judged(samples, classes, outcome.calibration.temperature)
+    outcome.judged[split], outcome.logits[split] = judged, logits
+    found = measured(logits, labels, judged)
+    if views != "none":
+        logits, labels = logits_of(prepared.trained, batches(), session.device, "none")
+        found |= {"averaging": views, "without_averaging": overall(logits, labels, judged)}
+        _refuse_diverged(found["without_averaging"]["loss"], split)
+    return found
+
+
+def _refuse_diverged(loss: float, split: str) -> None:
+    if not math.isfinite(loss):
+        raise InputError(
+            f"the best weights give a {split} loss of {loss}: training diverged. Try a smaller --lr"
+        )

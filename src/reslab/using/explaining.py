@@ -1,0 +1,114 @@
+"""Explanations of picture files: the marked pictures and the numbers."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from reslab.disk import read_regular, refuse_unwritable_name, user_path, write_safely
+from reslab.errors import InputError, nearest
+from reslab.judging.charts import is_our_png, png_bytes
+from reslab.judging.overlay import overlay
+from reslab.pictures.decoding import UnreadablePictureError, decode
+from reslab.pictures.files import LARGEST_FILE
+from reslab.using.classifier import Classifier, expand
+from reslab.using.prediction import Explanation
+
+_SHOWN = 800  # pixels of the longer side of an overlay, at most
+_DIGITS = 4  # of a map's numbers
+
+
+def explain_pictures(
+    model: str | Path,
+    pictures: Sequence[str],
+    *,
+    label: str | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+) -> Iterator[dict[str, Any] | InputError]:
+    """What the model looks at in each picture of files and folders, in their order.
+
+    label: the class to explain; each picture's likeliest if None.
+    out: a folder for the overlays, NAME.explained.png; none are written if None.
+    Yields path, label, probability, layer, map, size (height, width), region (left, top, right,
+    bottom, of the picture's pixels) and png; an InputError where a picture cannot be explained.
+    Raises InputError if nothing can.
+    """
+    paths = expand(pictures)
+    classifier = Classifier.load(model, device)
+    if label is not None and label not in classifier.classes:
+        raise InputError(f"--class {label}: unknown{nearest(label, classifier.classes)}")
+    folder = None if out is None else _folder(user_path(out))
+    taken: set[str] = set()
+    for path in paths:
+        try:
+            data = read_regular(user_path(path), LARGEST_FILE)
+            found = classifier.explain(data, label)
+            pixels = decode(data, 3).permute(1, 2, 0).numpy()
+        except (InputError, UnreadablePictureError) as error:
+            if "no layer" in str(error):
+                raise
+            yield InputError(f"{path}: {error}".replace("picture: ", ""))
+            continue
+        except OSError as error:
+            yield InputError(f"{path}: {error.strerror or error}")
+            continue
+        height, width = pixels.shape[:2]
+        region = classifier.preprocessing.region(height, width)
+        place = None
+        if folder is not None:
+            place = folder / _free_name(Path(path).stem, taken)
+            marked = overlay(*_shown(pixels, found, region))
+            if place.exists() and not is_our_png(place.read_bytes()[:1024]):
+                raise InputError(f"--out: {place} stands there and is not ours; name another")
+            write_safely(place, png_bytes(marked))
+        yield {
+            "path": path,
+            "label": found.label,
+            "probability": found.probability,
+            "layer": found.layer,
+            "size": list(found.map.shape),
+            "region": [round(side, 2) for side in region],
+            "map": found.map.round(_DIGITS).astype(float).round(_DIGITS).tolist(),
+            "png": None if place is None else str(place),
+        }
+
+
+def _folder(path: Path) -> Path:
+    refuse_unwritable_name(path, "--out")
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {path}: cannot be made a folder ({error.strerror})") from None
+    return path
+
+
+def _free_name(stem: str, taken: set[str]) -> str:
+    """The overlay's name; pictures of one name in several folders are numbered."""
+    name, number = f"{stem}.explained.png", 1
+    while name in taken:
+        number += 1
+        name = f"{stem} ({number}).explained.png"
+    taken.add(name)
+    return name
+
+
+def _shown(
+    pixels: np.ndarray, found: Explanation, region: tuple[float, float, float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The whole picture at a size to look at, and the map where it belongs on it."""
+    height, width = pixels.shape[:2]
+    scale = min(_SHOWN / max(height, width), max(1.0, 224 / max(height, width)))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
+    picture = Image.fromarray(pixels).resize(size, how)
+    left, top, right, bottom = (side * scale for side in region)
+    box = round(left), round(top), round(right), round(bottom)
+    marks = Image.fromarray(found.map.astype(np.float32)).resize(
+        (max(1, box[2] - box[0]), max(1, box[3] - box[1])), Image.Resampling.BILINEAR
+    )
+    whole = Image.new("F", size, 0.0)
+    whole.paste(marks, box[:2])
+    return np.asarray(picture), np.asarray(whole)
