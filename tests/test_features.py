@@ -384,7 +384,8 @@ def test_pictures_beyond_the_memory_are_read_from_the_cache(learn, monkeypatch):
 
 def test_killed_while_computing_and_started_again(learn, split_photos, weights, tmp_path):
     """The same features bit for bit, and nothing twice but the batch that was being computed."""
-    learn("whole", views=10)
+    wanted, views = (20, 20) if os.environ.get("RESLAB_LONG") == "1" else (4, 10)
+    learn("whole", views=views)
     expected = all_features()
     shutil.rmtree(cache_folder())
     script = (
@@ -400,10 +401,9 @@ def test_killed_while_computing_and_started_again(learn, split_photos, weights, 
         f"reslab.train({str(split_photos)!r}, recipe='photos-resnet152', network='resnet18',"
         f" weights={str(weights)!r}, out=sys.argv[1], seed=1, epochs=4, batch_size=16, quiet=True,"
         " overwrite=True, fields={'train_from': 'head', 'preprocess.size': 32,"
-        " 'augment.resize': 40, 'views': 10})\n"
+        f" 'augment.resize': 40, 'views': {views}}})\n"
     )
     computed = kills = 0
-    wanted = 20 if os.environ.get("RESLAB_LONG") == "1" else 4
     while True:
         with subprocess.Popen(
             [sys.executable, "-c", script, str(tmp_path / "killed")], stdout=subprocess.PIPE,

@@ -666,11 +666,13 @@ def test_a_signal_anywhere_leaves_by_the_same_door(
         return original(*given)
 
     whole = reslab.train(data, out=tmp_path / "whole", **SETTINGS)
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup may have set it otherwise
     monkeypatch.setattr(home, place, signalled)
     words = ["train", data, "--out", tmp_path / "run", "--seed", 1, "--epochs", 2]
     # What goes to a closed terminal is lost, and standard error may be one here.
     with contextlib.suppress(ValueError):
         status, said = command([*words, "--batch-size", 8, "--quiet"], capfd, monkeypatch)
+    signal.signal(signal.SIGHUP, hangup)
     assert status == 128 + number
     assert said.count("reslab: stopped:") == 1
     monkeypatch.setattr(home, place, original)

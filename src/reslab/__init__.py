@@ -16,8 +16,10 @@ __all__ = [
     "Prediction",
     "Recipe",
     "Run",
+    "compare",
     "evaluate",
     "load_recipe",
+    "report",
     "resume",
     "train",
 ]
@@ -34,8 +36,10 @@ _HOMES = {
     "Prediction": "reslab.using.prediction",
     "Recipe": "reslab.recipes.recipe",
     "Run": "reslab.run.folder",
+    "compare": "reslab.reporting.comparison",
     "evaluate": "reslab.using.evaluation",
     "load_recipe": "reslab.recipes.files",
+    "report": "reslab.reporting.reports",
     "resume": "reslab.training.training",
     "train": "reslab.training.training",
 }
@@ -44,6 +48,8 @@ if TYPE_CHECKING:
     from reslab.errors import InputError
     from reslab.recipes.files import load_recipe
     from reslab.recipes.recipe import Recipe
+    from reslab.reporting.comparison import compare
+    from reslab.reporting.reports import report
     from reslab.run.folder import Run
     from reslab.training.training import resume, train
     from reslab.using.classifier import Classifier

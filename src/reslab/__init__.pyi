@@ -7,6 +7,8 @@ from typing import Any, Literal
 from reslab.errors import InputError as InputError
 from reslab.recipes.files import load_recipe as load_recipe
 from reslab.recipes.recipe import Recipe as Recipe
+from reslab.reporting.comparison import compare as compare
+from reslab.reporting.reports import report as report
 from reslab.run.folder import Run as Run
 from reslab.training.training import resume as resume
 from reslab.using.classifier import Classifier as Classifier
@@ -15,7 +17,7 @@ from reslab.using.prediction import Explanation as Explanation
 from reslab.using.prediction import Prediction as Prediction
 
 __version__: str
-__all__ = ['Classifier', 'Explanation', 'InputError', 'Prediction', 'Recipe', 'Run', 'evaluate', 'load_recipe', 'resume', 'train']
+__all__ = ['Classifier', 'Explanation', 'InputError', 'Prediction', 'Recipe', 'Run', 'compare', 'evaluate', 'load_recipe', 'report', 'resume', 'train']
 
 def evaluate(
     model: str | Path,
@@ -54,6 +56,7 @@ def train(
     device: str = 'auto',
     watch_test: bool = False,
     overwrite: bool = False,
+    language: str | None = None,
     quiet: bool = False,
     fields: Mapping[str, Any] | None = None,
     test: str | Path | None = None,
@@ -91,6 +94,7 @@ def train(
     device: auto, cpu, cuda, cuda:N or mps.
     watch_test: score the test split after each epoch too; it chooses nothing.
     overwrite: replace the run that `out` holds.
+    language: of the report, en or zh; the system's if None. The page has both.
     quiet: show no progress.
     fields: any recipe field by dotted name, such as {"optimizer.momentum": 0.9}.
     Returns the finished run. Raises InputError for anything the user can mend, InterruptedRunError

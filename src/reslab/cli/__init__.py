@@ -28,6 +28,9 @@ COMMANDS = {  # the module of each, which is imported when the command is asked 
     "predict": "use",
     "explain": "use",
     "summary": "use",
+    "report": "look",
+    "compare": "look",
+    "runs": "look",
     "cache": "cache",
 }
 for _name, _module in COMMANDS.items():

@@ -4,7 +4,17 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from reslab.cli.options import Data, Device, Json, Quiet, RecipeName, as_arguments, flag, keywords
+from reslab.cli.options import (
+    Data,
+    Device,
+    Json,
+    Language,
+    Quiet,
+    RecipeName,
+    as_arguments,
+    flag,
+    keywords,
+)
 from reslab.cli.printing import print_json, print_run
 from reslab.pictures.data_source import DataSource
 from reslab.recipes.files import load_recipe, recipe_names, recipe_text
@@ -52,6 +62,7 @@ def train(
         bool, flag("Score the test split after each epoch too. It chooses nothing.")
     ] = False,
     overwrite: Annotated[bool, flag("Replace the run that --out holds.")] = False,
+    language: Language = None,
     quiet: Quiet = False,
     json: Json = False,
     **options: Any,
@@ -72,6 +83,7 @@ def train(
         device=device,
         watch_test=watch_test,
         overwrite=overwrite,
+        language=language,
         quiet=quiet,
         **arguments,
     )

@@ -23,6 +23,10 @@ RecipeName = Annotated[
     Parameter(help="A recipe's name or TOML file; chosen by the pictures' size if not given."),
 ]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda, cuda:N or mps.")]
+Language = Annotated[
+    str | None,
+    Parameter(help="Which language the page opens in, en or zh; the system's if not given."),
+]
 Quiet = Annotated[bool, flag("Show no progress.")]
 Json = Annotated[bool, flag("Print JSON, the result last on standard output.")]
 

@@ -39,3 +39,15 @@ def print_score(what: str, score: dict[str, Any]) -> None:
         f"{what:10}  accuracy {score['accuracy']:.2%} ({score['correct']:,} of {score['n']:,};"
         f" 95 % interval {low:.2%} to {high:.2%}), loss {score['loss']:.4f}"
     )
+
+
+def print_columns(rows: list[list[str]]) -> None:
+    """Rows of text in columns; a Chinese character takes two places."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)
+        )
+        print("  ".join(cells).rstrip())

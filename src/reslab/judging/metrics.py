@@ -158,7 +158,6 @@ def confidence(logits: torch.Tensor, labels: torch.Tensor, judged: Judged) -> di
     """
     shown = _believed(probabilities(logits, judged.temperature), labels)
     raw = _believed(probabilities(logits), labels)
-    raw.pop("reliability")
     return shown | {"temperature": judged.temperature, "raw": raw}
 
 

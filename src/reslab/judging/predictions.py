@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from reslab.disk import write_safely
+from reslab.disk import read_regular, write_safely
+from reslab.errors import InputError
 from reslab.judging.metrics import probabilities
 from reslab.pictures.table import Samples
 
@@ -35,3 +36,25 @@ def write_predictions(
         label, prediction = classes[samples.labels[row]], classes[best[row]]
         writer.writerow([name, label, prediction, f"{table[row, best[row]]:.9g}"])
     write_safely(path, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def read_predictions(path: Path, classes: tuple[str, ...]) -> list[tuple[str, str, str, float]]:
+    """(path, label, prediction, probability) of every row. Raises InputError naming its line."""
+    try:
+        text = read_regular(path).decode("utf-8", "surrogateescape")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    rows = csv.reader(io.StringIO(text, newline=""))
+    if tuple(next(rows, ())) != HEADER:
+        raise InputError(f"{path}:1: no table of predictions ({','.join(HEADER)})")
+    found = []
+    for row in rows:
+        try:
+            name, label, prediction, probability = row
+            known = label in classes and prediction in classes
+            found.append((name, label, prediction, float(probability)))
+        except ValueError:
+            known = False
+        if not known:
+            raise InputError(f"{path}:{rows.line_num}: no row of this run's predictions")
+    return found

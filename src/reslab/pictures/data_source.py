@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 
 from reslab.disk import user_path
 from reslab.errors import InputError
@@ -68,7 +75,11 @@ class DataSource(BaseModel):
         for name, value in options.items():
             if not isinstance(value, str | Path | bool):
                 raise InputError(f"{name} = {value!r}: should be a path")
-        return cls(data=data, **options)  # type: ignore[arg-type]  # validated to text
+        try:
+            return cls(data=data, **options)  # type: ignore[arg-type]  # validated to text
+        except ValidationError as error:  # a path that can be none
+            reason = str(error.errors()[0]["ctx"]["error"])
+            raise InputError(f"{error.errors()[0]['loc'][0]}: {reason}") from None
 
     def open(self, classes: tuple[str, ...] | None = None) -> "Pictures":
         """The table of the pictures; none is read yet. `classes` are a model's own."""

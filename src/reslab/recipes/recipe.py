@@ -276,8 +276,20 @@ class Recipe(_Part):
                 problems = [f"{origin}{text}" for text in messages(error, FIELDS)]
         raise InputError("the recipe cannot be set so:", problems)
 
+    def by_dotted_name(self) -> dict[str, Any]:
+        """Every field's value under its dotted name."""
+        return _flat(self.model_dump())
+
     def to_toml(self) -> str:
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def _flat(part: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in part.items():
+        nested = isinstance(value, dict)
+        found |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+    return found
 
 
 FIELDS = fields_of(Recipe)

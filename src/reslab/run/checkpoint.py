@@ -81,10 +81,10 @@ def _refuse_foreign(
     if saved is None:  # 0.1.0 did not note it
         return
     try:
-        before = _flat(Recipe.model_validate(saved).model_dump())
+        before = Recipe.model_validate(saved).by_dotted_name()
     except ValidationError:
         raise InputError(f"{path}: its recipe is not one of this version of reslab") from None
-    now = _flat(recipe.model_dump())
+    now = recipe.by_dotted_name()
     changed = [
         f"{name} = {now[name]!r} where the run has {before[name]!r}"
         for name in now
@@ -97,15 +97,6 @@ def _refuse_foreign(
             f"{run.path}/recipe.toml: changed since the run began; put it back, or train anew:",
             changed,
         )
-
-
-def _flat(part: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested fields by their dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in part.items():
-        nested = isinstance(value, dict)
-        found |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
-    return found
 
 
 def _restore(

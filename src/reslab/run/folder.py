@@ -10,12 +10,14 @@ from typing import Any
 from reslab.disk import append_safely, read_regular, refuse_unwritable_name, user_path, write_safely
 from reslab.errors import InputError
 from reslab.networks.model_file import MODEL_FILE
+from reslab.pictures.data_source import DataSource
 from reslab.recipes.files import load_recipe
 from reslab.recipes.recipe import Recipe
 from reslab.run.info import read_info
 from reslab.run.lock import LOCK_FILE
 
 _LEFTOVER = re.compile(r"\.[\w-]+\.(toml|json|jsonl|safetensors|csv|png|html)\.\d+\.tmp")
+_NUMBERS = re.compile(r"\[\n\s+([-+.\deE,\s]+?)\s*\]")  # a list of numbers takes one line
 _OWN_NAME = re.compile(r"(checkpoints/)?[\w-]+\.\w+")
 _FILES_OF_0_1_0 = (
     *["recipe.toml", "history.jsonl", MODEL_FILE, "predictions.csv", "curves.png", "preview.png"],
@@ -70,6 +72,11 @@ class Run:
     @property
     def validation(self) -> dict[str, Any] | None:
         return self.info.get("validation")
+
+    @property
+    def source(self) -> DataSource:
+        """How the data was named when the run began."""
+        return DataSource.model_validate(self.info["source"])
 
     @property
     def finished(self) -> bool:
@@ -169,6 +176,7 @@ class Run:
         """Set fields of run.json."""
         self.info |= changes
         text = json.dumps(self.info, indent=2, ensure_ascii=False, allow_nan=False)
+        text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
         # A path may hold bytes that are no UTF-8.
         write_safely(self.path / "run.json", f"{text}\n".encode("utf-8", "surrogateescape"))
 

@@ -73,6 +73,8 @@ class Info(_Part):
     began: str | None = None
     files: list[str] | None = None
     arrangement: dict[str, str] = {}
+    class_counts: dict[str, list[int]] = {}
+    language: Literal["en", "zh"] = "en"
     extended_to: int | None = None
     process: str = ""
     features: FeatureReport | None = None

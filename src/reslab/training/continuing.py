@@ -1,22 +1,11 @@
 """Whether a run may go on: what has changed since it began, and what that means for the result."""
 
-from pydantic import ValidationError
-
 from reslab.errors import InputError
 from reslab.learning.schedules import spans_the_run
-from reslab.pictures.data_source import DataSource
 from reslab.recipes.recipe import Recipe
 from reslab.run.folder import Run
 from reslab.training.description import circumstances, digest_of
 from reslab.training.preparation import Prepared
-
-
-def source_of(run: Run) -> DataSource:
-    """How the data was named when the run began."""
-    try:
-        return DataSource.model_validate(run.info["source"])
-    except (KeyError, ValidationError):
-        raise InputError(f"{run.path}/run.json: does not say where the data is") from None
 
 
 def refuse_extension(recipe: Recipe, epochs: int) -> None:

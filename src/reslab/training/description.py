@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -20,9 +21,12 @@ from reslab.training.preparation import Prepared
 
 
 def description(
-    prepared: Prepared, source: DataSource, device: str, watch_test: bool
+    prepared: Prepared, source: DataSource, device: str, **asked: Any
 ) -> dict[str, Any]:
-    """The fields of run.json that are known before the first step."""
+    """The fields of run.json that are known before the first step.
+
+    asked: how the run was asked to go about it, for a resume: watch_test, language, tensorboard.
+    """
     pictures = prepared.pictures
     return {
         "status": "running",
@@ -35,6 +39,10 @@ def description(
         "classes": list(pictures.classes),
         "preprocessing": prepared.preprocessing.model_dump(mode="json"),
         "counts": pictures.counts(),
+        "class_counts": {
+            name: np.bincount(samples.labels, minlength=len(pictures.classes)).tolist()
+            for name, samples in pictures
+        },
         "carved": list(prepared.carved),
         "left_out": list(pictures.left_out),
         "notes": list(pictures.notes),
@@ -43,7 +51,7 @@ def description(
         "frozen": digest_of(prepared.network, prepared.frozen),
         "parameters": sum(p.numel() for p in prepared.network.parameters()),
         "precision": prepared.recipe.precision,
-        "watch_test": watch_test,
+        **asked,
         **circumstances(device),
     }
 

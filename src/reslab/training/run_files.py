@@ -17,6 +17,7 @@ from reslab.judging.predictions import write_predictions
 from reslab.judging.sheet import draw_training_sheet
 from reslab.networks.model_file import MODEL_FILE, save_model
 from reslab.pictures.table import Pictures
+from reslab.reporting.page import write_report
 from reslab.run.checkpoint import save_checkpoint
 from reslab.run.folder import Run
 from reslab.run.looks import LOOKS_FILE, note_look
@@ -62,6 +63,10 @@ def _curves(path: Path, outcome: Outcome) -> None:
     draw_curves(outcome.run.history, path, f"{info['recipe']} on {info['data']}")
 
 
+def _report(path: Path, outcome: Outcome) -> None:
+    write_report(path, outcome.run, outcome.pictures, outcome.run.info.get("language", "en"))
+
+
 RUN_FILES = (
     RunFile(
         MODEL_FILE,
@@ -86,6 +91,7 @@ RUN_FILES = (
     ),
     RunFile(LOOKS_FILE, "each look at the test split, with its date and command", note_look),
     RunFile("curves.png", "loss and accuracy over the run", _curves, "stop"),
+    RunFile("report.html", "all of it as a page to look at, without network", _report, "end"),
     RunFile("preview.png", "samples as trained on", draw_training_sheet),
     RunFile("checkpoints/last.safetensors", "the last state", save_checkpoint),
     RunFile("checkpoints/previous.safetensors", "the one saved before it", save_checkpoint),

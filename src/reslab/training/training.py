@@ -20,12 +20,13 @@ from reslab.pictures.data_source import DataSource
 from reslab.process import training_alone
 from reslab.recipes.files import load_recipe
 from reslab.recipes.recipe import Recipe, changes_of
+from reslab.reporting.words import choose_language
 from reslab.run.checkpoint import CheckpointClock
 from reslab.run.display import Display
 from reslab.run.folder import Run, new_run_folder, open_run
 from reslab.run.interruption import catching_signals
 from reslab.run.lock import holding
-from reslab.training.continuing import differences, refuse_changed, refuse_extension, source_of
+from reslab.training.continuing import differences, refuse_changed, refuse_extension
 from reslab.training.description import announce, description, digest_of, say_what_has_no_part
 from reslab.training.inputs import default_recipe, with_whole_paths
 from reslab.training.preparation import prepare, with_precision
@@ -45,6 +46,7 @@ def train(
     device: str = "auto",
     watch_test: bool = False,
     overwrite: bool = False,
+    language: str | None = None,
     quiet: bool = False,
     fields: Mapping[str, Any] | None = None,
     **options: Any,
@@ -57,6 +59,7 @@ def train(
     device: auto, cpu, cuda, cuda:N or mps.
     watch_test: score the test split after each epoch too; it chooses nothing.
     overwrite: replace the run that `out` holds.
+    language: of the report, en or zh; the system's if None. The page has both.
     quiet: show no progress.
     fields: any recipe field by dotted name, such as {"optimizer.momentum": 0.9}.
     Returns the finished run. Raises InputError for anything the user can mend, InterruptedRunError
@@ -69,6 +72,7 @@ def train(
     # What can be wrong with the command is found before the data is read.
     chosen = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
     (chosen or Recipe()).with_fields(changes)
+    language = choose_language(language)
     device = choose_device(device)
     set_up(device)
     if out is not None:
@@ -85,7 +89,7 @@ def train(
         run.create([file.name for file in RUN_FILES], overwrite=overwrite)
         run.write_recipe(prepared.recipe)
         run.write_info(
-            **description(prepared, source, device, watch_test),
+            **description(prepared, source, device, watch_test=watch_test, language=language),
             precision_reason=precision_reason,
             seconds={"data": time.perf_counter() - began, "features": 0.0},
         )
@@ -117,7 +121,7 @@ def resume(
         elif opened.finished:
             display.say(f"{opened.path} is finished; name more --epochs to go further")
             return opened
-        prepared = prepare(source_of(opened).read(display.track), recipe, display.track)
+        prepared = prepare(opened.source.read(display.track), recipe, display.track)
         refuse_changed(opened, prepared)
         for difference in differences(opened, device):
             display.warn(f"{difference}: the result may differ in its last digits")

@@ -23,8 +23,9 @@ def write_table(
 ) -> None:
     """Write what was found of each picture, in its order. Raises OSError naming the file.
 
-    path, label, probability; `likeliest`, where a label may be "unknown"; the next likeliest classes, up to `top`; `set` where sets were asked
-    for, its classes separated by " | "; `error`, what is wrong with a picture that cannot be read.
+    path, label, probability; `likeliest`, where a label may be "unknown"; the next likeliest
+    classes, up to `top`; `set` where sets were asked for, its classes separated by " | "; `error`,
+    what is wrong with a picture that cannot be read.
     """
     most = max((len(one.top) for one in found if isinstance(one, Prediction)), default=1)
     following = range(2, min(top, most) + 1)

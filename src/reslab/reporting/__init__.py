@@ -1,0 +1,1 @@
+"""Reporting: what a run came to, as one page that opens anywhere."""

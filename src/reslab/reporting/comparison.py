@@ -1,0 +1,143 @@
+"""Several runs side by side: what differs, their scores, and whether it is more than luck."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reslab.errors import InputError
+from reslab.judging.comparison import Paired, corrected, paired
+from reslab.judging.predictions import read_predictions
+from reslab.run.folder import Run, open_run
+
+_SCORES = (
+    "n", "accuracy", "accuracy_interval", "loss", "top5_accuracy", "balanced_accuracy", "macro_f1",
+    "expected_calibration_error", "brier_score",
+)  # fmt: skip
+_LIKELY = 0.05  # a p value below it is called more than luck
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two runs on the same test pictures. `p_adjusted` is by Holm, over all pairs compared."""
+
+    a: Run
+    b: Run
+    paired: Paired
+    p_adjusted: float
+
+    @property
+    def verdict(self) -> str:
+        """better, worse (b against a), or no_verdict."""
+        if self.p_adjusted >= _LIKELY:
+            return "no_verdict"
+        return "better" if self.paired.difference > 0 else "worse"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "a": str(self.a.path),
+            "b": str(self.b.path),
+            "difference": self.paired.difference,
+            "interval": list(self.paired.interval),
+            "p_value": self.paired.p_value,
+            "p_adjusted": self.p_adjusted,
+            "a_only": self.paired.first_only,
+            "b_only": self.paired.second_only,
+            "n": self.paired.n,
+            "verdict": self.verdict,
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs in the order given, every pair of them, and what differs.
+
+    differences: field of the recipe, or fact of the run, to its value in each run.
+    """
+
+    runs: tuple[Run, ...]
+    pairs: tuple[Pair, ...]
+    differences: dict[str, tuple[Any, ...]]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "runs": [
+                {
+                    "run": str(run.path),
+                    "recipe": run.info["recipe"],
+                    "network": run.info["network"],
+                    "parameters": run.info["parameters"],
+                    "train_seconds": run.info["seconds"].get("train"),
+                    "test": {name: run.test[name] for name in _SCORES if name in run.test},
+                }
+                for run in self.runs
+            ],
+            "pairs": [pair.as_dict() for pair in self.pairs],
+            "differences": {name: list(values) for name, values in self.differences.items()},
+        }
+
+
+def compare(runs: Sequence[str | Path]) -> Comparison:
+    """Compare two or more finished runs on the test pictures that all of them were scored on.
+
+    A pair's difference is the second's accuracy less the first's, with a paired bootstrap's 95 %
+    interval and the p value of McNemar's exact test: `reslab.judging.comparison`.
+    Raises InputError if a run is not finished, or if the test pictures differ.
+    """
+    if len(runs) < 2:
+        raise InputError("compare: name two runs or more")
+    opened = tuple(open_run(run) for run in runs)
+    rights = _right_answers(opened)
+    indices = list(itertools.combinations(range(len(opened)), 2))
+    found = [paired(rights[one], rights[other]) for one, other in indices]
+    adjusted = corrected([each.p_value for each in found])
+    pairs = tuple(
+        Pair(opened[one], opened[other], each, p_value)
+        for (one, other), each, p_value in zip(indices, found, adjusted, strict=True)
+    )
+    return Comparison(opened, pairs, _differences(opened))
+
+
+def _right_answers(runs: Sequence[Run]) -> list[np.ndarray]:
+    """Which test pictures each run got right. Raises InputError where they are not the same."""
+    first, rights = runs[0], []
+    names_before = None
+    for run in runs:
+        # In this order: a run that has no score has no table.
+        if not run.test or run.classes != first.classes:
+            raise InputError(
+                f"{run.path}: its classes are not those of {first.path}, so their test pictures"
+                " cannot be the same"
+            )
+        rows = read_predictions(run.path / "predictions.csv", run.classes)
+        names = [(path, label) for path, label, _, _ in rows]
+        names_before = names if names_before is None else names_before
+        digests = [each.info.get("arrangement", {}).get("test") for each in (run, first)]
+        if digests[0] != digests[1] or (None in digests and names != names_before):
+            raise InputError(
+                f"{run.path}: was not scored on the test pictures of {first.path}, in their order"
+                " and with their labels, so a difference would say nothing of the networks; score"
+                " both on one set with `reslab evaluate`"
+            )
+        if len(rows) != run.test["n"]:
+            raise InputError(
+                f"{run.path / 'predictions.csv'}: {len(rows)} rows where run.json counts"
+                f" {run.test['n']} test pictures"
+            )
+        rights.append(np.array([label == said for _, label, said, _ in rows]))
+    return rights
+
+
+def _differences(runs: Sequence[Run]) -> dict[str, tuple[Any, ...]]:
+    tables = [
+        run.recipe().by_dotted_name()
+        | {name: run.info.get(name) for name in ("device_name", "threads")}
+        | {f"versions.{name}": value for name, value in run.info["versions"].items()}
+        for run in runs
+    ]
+    names = dict.fromkeys(name for table in tables for name in table)
+    values = {name: tuple(table.get(name) for table in tables) for name in names}
+    return {name: each for name, each in values.items() if any(one != each[0] for one in each)}
