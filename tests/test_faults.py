@@ -39,6 +39,7 @@ from reslab.pictures.preprocessing import Preprocessing
 from reslab.recipes.recipe import Recipe
 from reslab.run.checkpoint import load_checkpoint, save_checkpoint
 from reslab.run.folder import Run, open_run
+from reslab.run.looks import looks_of
 from reslab.training import session, training
 
 LONG = os.environ.get("RESLAB_LONG") == "1"
@@ -86,7 +87,9 @@ def configurations(weights):
 
 # Children are forked from a server that has imported all there is to import.
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["reslab.training.training", "torch._dynamo", "torchvision"])
+_server.set_forkserver_preload(
+    ["reslab.training.training", "torch._dynamo", "torchvision", "captum.attr", "sklearn.metrics"]
+)
 
 
 def _child(words, saving, cache, no_room):
@@ -145,15 +148,19 @@ class Child:
 
 
 def outcome(folder):
-    """All that must be the same of two runs: weights, optimiser, metrics, history, predictions."""
+    """All that must be the same of two runs: weights, optimiser, metrics, history, predictions,
+    the temperature (which the model file holds), the report, and how often the test was looked at.
+    """
     run = open_run(folder)
     tensors, header = read_tensors(run.last_checkpoint)
     progress = {key: value for key, value in header["progress"].items() if "seconds" not in key}
     history = [{key: line[key] for key in line.keys() - TIMED} for line in run.history]
     scores = run.info["test"], run.info["validation"], run.info["best_epoch"]
     state = {key: value.numpy().tobytes() for key, value in tensors.items()}
-    files = run.model.read_bytes(), (run.path / "predictions.csv").read_bytes()
-    return state, progress, history, scores, files
+    files = [
+        (run.path / name).read_bytes() for name in (run.model, "predictions.csv", "report.html")
+    ]
+    return state, progress, history, scores, files, len(looks_of(run.path))
 
 
 def words_of(data, out, more):

@@ -57,6 +57,7 @@ def train(
     watch_test: bool = False,
     overwrite: bool = False,
     language: str | None = None,
+    tensorboard: bool = False,
     quiet: bool = False,
     fields: Mapping[str, Any] | None = None,
     test: str | Path | None = None,
@@ -95,6 +96,7 @@ def train(
     watch_test: score the test split after each epoch too; it chooses nothing.
     overwrite: replace the run that `out` holds.
     language: of the report, en or zh; the system's if None. The page has both.
+    tensorboard: write event files too, live, into the run's folder tensorboard/.
     quiet: show no progress.
     fields: any recipe field by dotted name, such as {"optimizer.momentum": 0.9}.
     Returns the finished run. Raises InputError for anything the user can mend, InterruptedRunError

@@ -63,6 +63,9 @@ def train(
     ] = False,
     overwrite: Annotated[bool, flag("Replace the run that --out holds.")] = False,
     language: Language = None,
+    tensorboard: Annotated[
+        bool, flag("Write TensorBoard's event files too, live, into the run's folder tensorboard.")
+    ] = False,
     quiet: Quiet = False,
     json: Json = False,
     **options: Any,
@@ -84,6 +87,7 @@ def train(
         watch_test=watch_test,
         overwrite=overwrite,
         language=language,
+        tensorboard=tensorboard,
         quiet=quiet,
         **arguments,
     )

@@ -66,7 +66,8 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
     p = correct / n
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # Rounding must not leave the proportion itself outside.
+    return max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half))
 
 
 def probabilities(logits: torch.Tensor, temperature: float = 1.0) -> np.ndarray:

@@ -135,16 +135,12 @@ class Content:
 
 
 def gather(run: Run, pictures: Pictures | None) -> Content:
-    """A finished run's report. `pictures` are those it was trained on, split as they were, if any.
+    """The report of a run that has been judged.
 
-    Raises InputError if the run is not finished or its files are damaged.
+    pictures: those it was trained on, split as they were; None if they cannot be had.
+    Raises InputError if its files are damaged.
     """
     info = run.info
-    if not (info.get("test") or info.get("validation") or run.finished):
-        raise InputError(
-            f"{run.path}: not finished, so there is nothing to report; go on with `reslab resume"
-            f" {run.path}`"
-        )
     split = next((name for name in ("test", "validation") if info.get(name)), None)
     scores = info[split] if split else {}
     if split and "per_class" not in scores:

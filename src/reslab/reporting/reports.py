@@ -42,6 +42,7 @@ def report(
     opened = [open_run(run) for run in runs]
     refuse_foreign(path, "--out", is_our_page, "a page of reslab's")
     if alone:
+        _refuse_unfinished(opened[0])
         computing()
         pictures = pictures_of(opened[0], display)
         gather(opened[0], None)  # what cannot be reported is no look
@@ -52,6 +53,14 @@ def report(
         _count(opened, display)
         write_page(path, comparison_page(comparison, language))
     return path
+
+
+def _refuse_unfinished(run: Run) -> None:
+    if not run.finished:
+        raise InputError(
+            f"{run.path}: not finished, so there is nothing to report; go on with `reslab resume"
+            f" {run.path}`"
+        )
 
 
 def pictures_of(run: Run, display: Display) -> Pictures | None:

@@ -204,8 +204,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "second_only": ("only the second right", "仅第二个对"),
     "p_value": ("p", "p 值"),
     "verdict": ("verdict", "结论"),
-    "better": ("the second is better", "第二个更好"),
-    "worse": ("the first is better", "第一个更好"),
+    "is_better": ("{name} is better", "{name} 更好"),
     "no_verdict": ("may be luck", "可能只是运气"),
     "many_pairs": (
         "With {n} pairs some differences look real by chance: the verdict goes by p values after"

@@ -18,7 +18,7 @@ from reslab.run.lock import LOCK_FILE
 
 _LEFTOVER = re.compile(r"\.[\w-]+\.(toml|json|jsonl|safetensors|csv|png|html)\.\d+\.tmp")
 _NUMBERS = re.compile(r"\[\n\s+([-+.\deE,\s]+?)\s*\]")  # a list of numbers takes one line
-_OWN_NAME = re.compile(r"(checkpoints/)?[\w-]+\.\w+")
+_OWN_NAME = re.compile(r"(checkpoints/|tensorboard/)?[\w-]+(\.[\w-]+)+")
 _FILES_OF_0_1_0 = (
     *["recipe.toml", "history.jsonl", MODEL_FILE, "predictions.csv", "curves.png", "preview.png"],
     *[f"checkpoints/{name}.safetensors" for name in ("last", "previous", "best")],

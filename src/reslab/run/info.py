@@ -74,6 +74,7 @@ class Info(_Part):
     files: list[str] | None = None
     arrangement: dict[str, str] = {}
     class_counts: dict[str, list[int]] = {}
+    tensorboard: bool = False
     language: Literal["en", "zh"] = "en"
     extended_to: int | None = None
     process: str = ""

@@ -28,6 +28,7 @@ from reslab.run.interruption import catching_signals
 from reslab.run.lock import holding
 from reslab.training.continuing import differences, refuse_changed, refuse_extension
 from reslab.training.description import announce, description, digest_of, say_what_has_no_part
+from reslab.training.event_files import event_files, refuse_without_tensorboard
 from reslab.training.inputs import default_recipe, with_whole_paths
 from reslab.training.preparation import prepare, with_precision
 from reslab.training.publishing import publish
@@ -47,6 +48,7 @@ def train(
     watch_test: bool = False,
     overwrite: bool = False,
     language: str | None = None,
+    tensorboard: bool = False,
     quiet: bool = False,
     fields: Mapping[str, Any] | None = None,
     **options: Any,
@@ -60,6 +62,7 @@ def train(
     watch_test: score the test split after each epoch too; it chooses nothing.
     overwrite: replace the run that `out` holds.
     language: of the report, en or zh; the system's if None. The page has both.
+    tensorboard: write event files too, live, into the run's folder tensorboard/.
     quiet: show no progress.
     fields: any recipe field by dotted name, such as {"optimizer.momentum": 0.9}.
     Returns the finished run. Raises InputError for anything the user can mend, InterruptedRunError
@@ -72,7 +75,10 @@ def train(
     # What can be wrong with the command is found before the data is read.
     chosen = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
     (chosen or Recipe()).with_fields(changes)
+    if tensorboard:
+        refuse_without_tensorboard()
     language = choose_language(language)
+    asked = {"watch_test": watch_test, "language": language, "tensorboard": tensorboard}
     device = choose_device(device)
     set_up(device)
     if out is not None:
@@ -89,7 +95,7 @@ def train(
         run.create([file.name for file in RUN_FILES], overwrite=overwrite)
         run.write_recipe(prepared.recipe)
         run.write_info(
-            **description(prepared, source, device, watch_test=watch_test, language=language),
+            **description(prepared, source, device, **asked),
             precision_reason=precision_reason,
             seconds={"data": time.perf_counter() - began, "features": 0.0},
         )
@@ -168,10 +174,12 @@ def _learn(session: Session, caught: list[int]) -> None:
     progress = state.progress
     events, steps = _events(session)
     clock = CheckpointClock(recipe.checkpoint_every)
-    with display.training(recipe.epochs, steps, progress.epoch * steps + progress.step):
+    done = progress.epoch * steps + progress.step
+    with display.training(recipe.epochs, steps, done), event_files(run) as put:
         for event in events:
             if isinstance(event, Milestone):
                 run.append_history(event.record)
+                put(event.record)
                 if event.best:
                     session.keep_best()
                 display.milestone(event, progress.epoch - 1)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from reslab.disk import user_path
 from reslab.errors import InputError, nearest
 from reslab.judging.metrics import Judged, Score, measured, score
 from reslab.judging.predictions import write_predictions
@@ -22,6 +23,7 @@ from reslab.pictures.store import PixelStore
 from reslab.pictures.table import Pictures, Samples, joined
 from reslab.process import computing
 from reslab.run.display import Display
+from reslab.run.looks import note_look
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,14 @@ def evaluate(
     wanted = None if split is None else _split_name(split)
     pictures = _in_classes_of(loaded, source.open(loaded.classes))
     pictures = source.with_keys(pictures, display.track)
-    pictures = _split_as_trained(loaded, pictures)
+    fingerprint = pictures.fingerprint()
+    pictures = _split_as_trained(loaded, pictures, fingerprint)
     name, samples = _choose(pictures, wanted)
     store = PixelStore(samples, loaded.preprocessing).fill(
         track=display.track, what=f"reading {name}"
     )
+    trained_on = loaded.origin is not None and loaded.origin.fingerprint == fingerprint
+    noted = _note_look(user_path(model), pictures, name) if trained_on else ()
     network = loaded.network.to(device)
     network = network.to(memory_format=torch.channels_last)
     batches = evaluation_batches(store, loaded.preprocessing, batch_size)
@@ -110,8 +115,22 @@ def evaluate(
         samples=samples,
         logits=logits,
         measures=measured(logits, labels, Judged(samples, loaded.classes, loaded.temperature)),
-        notes=(*pictures.notes, *split_notes(pictures), *left_out),
+        notes=(*pictures.notes, *split_notes(pictures), *left_out, *noted),
     )
+
+
+def _note_look(model: Path, pictures: Pictures, split: str) -> tuple[str, ...]:
+    """Count a look at the test split of a model's own run; what hindered it is to be noted."""
+    folder = model if model.is_dir() else model.parent
+    if split not in ("test", "all") or "test" not in pictures.splits:
+        return ()
+    if not (folder / "run.json").is_file():
+        return ()
+    try:
+        note_look(folder, "evaluate", len(pictures.splits["test"]))
+    except OSError as error:
+        return (f"this look at the test split is not counted in {folder}: {error.strerror}",)
+    return ()
 
 
 def _split_name(split: str) -> str:
@@ -142,10 +161,10 @@ def _in_classes_of(model: Model, pictures: Pictures) -> Pictures:
     return replace(pictures, classes=model.classes, splits=splits)
 
 
-def _split_as_trained(model: Model, pictures: Pictures) -> Pictures:
+def _split_as_trained(model: Model, pictures: Pictures, fingerprint: str) -> Pictures:
     """Carve the splits again that training carved, if these are the pictures it saw."""
     origin = model.origin
-    if origin is None or origin.fingerprint != pictures.fingerprint():
+    if origin is None or origin.fingerprint != fingerprint:
         if "test" in pictures.splits:
             return pictures
         return pictures.with_notes(

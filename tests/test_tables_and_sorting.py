@@ -1,0 +1,154 @@
+"""Predictions as a table, and photos sorted by them: nothing lost, nothing replaced."""
+
+import csv
+import os
+import sys
+
+import pytest
+
+import reslab
+from drawn_pictures import CLASSES, fill
+from reslab.cli import main
+from reslab.errors import InputError
+from reslab.using.prediction import Guess, Prediction
+from reslab.using.sorting import copy_into_class, refuse_unsortable
+from reslab.using.tables import is_prediction_table, write_table
+
+
+def command(words, capsys, monkeypatch):
+    """(exit status, standard output, standard error) of a command in this process."""
+    monkeypatch.setattr(sys, "argv", ["reslab", *map(str, words)])
+    capsys.readouterr()
+    try:
+        main()
+        status = 0
+    except SystemExit as ended:
+        status = ended.code
+    return status, *capsys.readouterr()
+
+
+def rows_of(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_has_a_row_a_picture(run, split_photos, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "新照片"
+    fill(folder, 3, start=700)
+    (folder / "bird" / "broken.png").write_bytes(b"no picture")
+    table = tmp_path / "表.csv"
+    words = ["predict", run.path, folder, "--csv", table, "--top", "2", "--coverage", "0.8",
+             "--unknown-below", "0.97"]  # fmt: skip
+    status, _, said = command(words, capsys, monkeypatch)
+    assert status == 2
+    assert "broken.png" in said
+    rows = rows_of(table)
+    assert len(rows) == 10
+    names = list(rows[0])
+    assert names == ["path", "label", "probability", "likeliest", "label_2", "probability_2",
+                     "set", "error"]  # fmt: skip
+    classifier = reslab.Classifier.load(run.path)
+    for row in rows:
+        if row["path"].endswith("broken.png"):
+            assert "not a picture" in row["error"]
+            assert not row["label"]
+            continue
+        found = classifier.predict(row["path"], 2, coverage=0.8, unknown_below=0.97)
+        assert row["label"] == found.label
+        assert row["likeliest"] == found.top[0].label
+        assert float(row["probability"]) == pytest.approx(found.probability, rel=1e-6)
+        assert row["label_2"] == found.top[1].label
+        assert row["set"].split(" | ") == list(found.set)
+        assert not row["error"]
+    words = ["predict", run.path, folder / "bird" / "700.png", "--csv", table]
+    assert command(words, capsys, monkeypatch)[0] == 0  # ours is replaced
+    (tmp_path / "mine.csv").write_text("path,size\n")
+    status, _, said = command([*words[:-1], tmp_path / "mine.csv"], capsys, monkeypatch)
+    assert status == 2
+    assert "is not a table of predictions" in said
+
+
+def test_a_table_of_odd_names_is_read_back(tmp_path):
+    found = [Prediction('a,"b"\n.png', "=1+1", 0.5, (Guess("=1+1", 0.5),)), InputError("line\nend")]
+    write_table(tmp_path / "t.csv", ['a,"b"\n.png', "b\udcff.png"], found, 5)
+    assert is_prediction_table((tmp_path / "t.csv").read_bytes())
+    with (tmp_path / "t.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == ['a,"b"\n.png', "b\udcff.png"]
+    assert rows[1]["error"] == "line\nend"
+
+
+def snapshot(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_photos_are_copied_into_the_folders_of_their_classes(
+    run, split_photos, tmp_path, capsys, monkeypatch
+):
+    before = snapshot(split_photos)
+    target = tmp_path / "sorted"
+    words = ["predict", run.path, split_photos / "test", "--copy-to", target]
+    assert command(words, capsys, monkeypatch)[0] == 0
+    assert snapshot(split_photos) == before
+    placed = snapshot(target)
+    assert len(placed) == 24
+    assert {path.parent.name for path in placed} <= set(CLASSES)
+    classifier = reslab.Classifier.load(run.path)
+    for path in placed:
+        assert classifier.predict(path).label == path.parent.name
+    # Once more: what lies there already is that very copy.
+    assert command(words, capsys, monkeypatch)[0] == 0
+    assert snapshot(target) == placed
+    assert not [path for path in target.rglob("*") if path.name.startswith(".")]
+    doubts = [*words[:-1], tmp_path / "doubts", "--unknown-below", "1"]
+    assert command(doubts, capsys, monkeypatch)[0] == 0
+    assert len(list((tmp_path / "doubts" / "unknown").iterdir())) == 24
+
+
+def predicted(path, label="cat"):
+    return Prediction(str(path), label, 1.0, (Guess(label, 1.0),))
+
+
+def test_what_stands_there_is_never_replaced(tmp_path):
+    for number in range(3):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "a.jpg").write_bytes(b"%d" % number)
+    target = tmp_path / "t"
+    placed = [copy_into_class(predicted(tmp_path / str(n) / "a.jpg"), target) for n in range(3)]
+    assert [path.name for path in placed] == ["a.jpg", "a (2).jpg", "a (3).jpg"]
+    assert [path.read_bytes() for path in placed] == [b"0", b"1", b"2"]
+    assert copy_into_class(predicted(tmp_path / "1" / "a.jpg"), target) == placed[1]
+    (target / "cat" / "b.jpg").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "b.jpg").write_bytes(b"b")
+    assert copy_into_class(predicted(tmp_path / "b.jpg"), target).name == "b (2).jpg"
+    assert not (tmp_path / "nowhere").exists()
+    assert copy_into_class(predicted(placed[0]), target) == placed[0]  # it lies there itself
+
+
+def test_a_copy_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    (tmp_path / "a.jpg").write_bytes(b"whole")
+
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "link", full)
+    monkeypatch.setattr("pathlib.Path.rename", full)
+    with pytest.raises(OSError, match="No space"):
+        copy_into_class(predicted(tmp_path / "a.jpg"), tmp_path / "t")
+    assert list((tmp_path / "t" / "cat").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".", "con", "a\\b", "a:b", "end.", "x" * 300])
+def test_classes_that_no_folder_can_be_called_are_refused(name, tmp_path):
+    with pytest.raises(InputError, match="names of classes that no folder can have"):
+        refuse_unsortable(tmp_path / "t", ("a", name))
+    assert not (tmp_path / "t").exists()
+
+
+def test_odd_targets_are_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for target, why in ((tmp_path / "file", "a file stands"), (tmp_path / "no" / "t", "no folder")):
+        with pytest.raises(InputError, match=why):
+            refuse_unsortable(target, ("a", "b"))
+    with pytest.raises(InputError, match="folder of its doubts"):
+        refuse_unsortable(tmp_path / "t", ("a", "unknown"))
