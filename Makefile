@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test long fuzz lint docs bench clean
+.PHONY: demo test long fuzz browser lint docs bench clean
 
 $(VENV)/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -22,6 +22,12 @@ lint: $(VENV)/ready
 
 test: lint
 	$(BIN)/python -m pytest
+
+# What the tests of pages drive; without it they are skipped. Debian's, so it needs apt and root.
+browser: $(VENV)/ready
+	@command -v chromium >/dev/null || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends chromium fonts-noto-cjk >/dev/null; }
 
 # The tests of kills, faults and hostile inputs in their whole numbers: 216 kills, 10,000 flipped
 # bits, 20,000 cases of each property and so on.

@@ -30,6 +30,21 @@ Language = Annotated[
 Quiet = Annotated[bool, flag("Show no progress.")]
 Json = Annotated[bool, flag("Print JSON, the result last on standard output.")]
 
+UnknownBelow = Annotated[
+    float | None,
+    Parameter(help="Call a picture unknown whose likeliest class has less than this."),
+]
+Coverage = Annotated[
+    float | None,
+    Parameter(
+        help="Name a set of classes for each picture that holds its own with this chance, such as"
+        " 0.95, for pictures of the kind that the validation split holds."
+    ),
+]
+Raw = Annotated[
+    bool, flag("Probabilities as the network gives them, without the fitted temperature.")
+]
+
 _RECIPE = Group("Fields of the recipe", sort_key=1)
 
 

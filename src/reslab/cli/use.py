@@ -5,7 +5,17 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from reslab.cli.options import Data, Device, Json, Model, Quiet, flag, keywords
+from reslab.cli.options import (
+    Coverage,
+    Data,
+    Device,
+    Json,
+    Model,
+    Quiet,
+    Raw,
+    UnknownBelow,
+    keywords,
+)
 from reslab.cli.printing import print_json, print_prediction, print_score
 from reslab.errors import InputError
 from reslab.pictures.data_source import DataSource
@@ -55,20 +65,9 @@ def predict(
     /,
     *pictures: Annotated[str, Parameter(help="Picture files and folders of them.")],
     top: Annotated[int, Parameter(help="How many classes to name for each picture.")] = 5,
-    unknown_below: Annotated[
-        float | None,
-        Parameter(help="Call a picture unknown whose likeliest class has less than this."),
-    ] = None,
-    coverage: Annotated[
-        float | None,
-        Parameter(
-            help="Name a set of classes for each picture that holds its own with this chance, such"
-            " as 0.95, for pictures of the kind that the validation split holds."
-        ),
-    ] = None,
-    raw: Annotated[
-        bool, flag("Probabilities as the network gives them, without the fitted temperature.")
-    ] = False,
+    unknown_below: UnknownBelow = None,
+    coverage: Coverage = None,
+    raw: Raw = False,
     csv: Annotated[
         str | None, Parameter(help="Write a table to this CSV file, a row a picture.")
     ] = None,
@@ -95,21 +94,19 @@ def predict(
     asked = classifier.asked(top, unknown_below=unknown_below, coverage=coverage, raw=raw)
     target = None if copy_to is None else refuse_unsortable(copy_to, classifier.classes)
     rows: list[Any] = []
-    problems = []
     for found in classifier.stream(paths, asked):
+        rows.append(found if table is not None or isinstance(found, InputError) else None)
         if isinstance(found, InputError):
-            problems.append(str(found))
+            continue
+        if target is not None:
+            copy_into_class(found, target)
+        if json:
+            print_json(found.as_dict())
         else:
-            if target is not None:
-                copy_into_class(found, target)
-            if json:
-                print_json(found.as_dict())
-            else:
-                print_prediction(found)
-        if table is not None:
-            rows.append(found)
+            print_prediction(found)
     if table is not None:
         write_table(table, paths, rows, top)
+    problems = [str(row) for row in rows if isinstance(row, InputError)]
     if problems:
         raise InputError(f"{len(problems)} of {len(paths)} picture(s) cannot be read:", problems)
 

@@ -75,10 +75,7 @@ def train(
     # What can be wrong with the command is found before the data is read.
     chosen = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
     (chosen or Recipe()).with_fields(changes)
-    if tensorboard:
-        refuse_without_tensorboard()
-    language = choose_language(language)
-    asked = {"watch_test": watch_test, "language": language, "tensorboard": tensorboard}
+    asked = _asked(watch_test, language, tensorboard)
     device = choose_device(device)
     set_up(device)
     if out is not None:
@@ -100,6 +97,17 @@ def train(
             seconds={"data": time.perf_counter() - began, "features": 0.0},
         )
         return _to_the_end(Session.open(run, prepared, device, display, began), fresh=True)
+
+
+def _asked(watch_test: bool, language: str | None, tensorboard: bool) -> dict[str, Any]:
+    """How the run is to go about it, as run.json has it for a resume."""
+    if tensorboard:
+        refuse_without_tensorboard()
+    return {
+        "watch_test": watch_test,
+        "language": choose_language(language),
+        "tensorboard": tensorboard,
+    }
 
 
 @training_alone()
