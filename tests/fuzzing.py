@@ -15,14 +15,19 @@ import atheris
 with atheris.instrument_imports(include=["reslab", "PIL"]):
     import reslab.pictures.lists as lists
     from reslab.errors import InputError
-    from reslab.networks.model_file import read_tensors, tensor_file
+    from reslab.networks.model_file import load_model, tensor_file
     from reslab.pictures.decoding import FORMATS, UnreadablePictureError, decode
 
 import contextlib
+import json
+import os
 
+import safetensors.torch
 import torch
 
 from drawn_pictures import picture
+
+WEIGHT = {"weight": torch.ones(2, 2)}
 
 
 def fuzz_decoder(data: bytes) -> None:
@@ -31,10 +36,18 @@ def fuzz_decoder(data: bytes) -> None:
 
 
 def fuzz_header(data: bytes) -> None:
-    path = Path(tempfile.gettempdir()) / "reslab-fuzzed.safetensors"
-    path.write_bytes(data)
-    with contextlib.suppress(InputError):
-        read_tensors(path)
+    """The bytes as a whole file, as the text of our header, and as a header whose checksum fits."""
+    path = Path(tempfile.gettempdir()) / f"reslab-fuzzed-{os.getpid()}.safetensors"
+    text = data.decode("utf-8", "replace")
+    files = [data, safetensors.torch.save(WEIGHT, {"reslab": text})]
+    with contextlib.suppress(ValueError, RecursionError):
+        header = json.loads(text)
+        if isinstance(header, dict):
+            files.append(tensor_file(WEIGHT, header))
+    for content in files:
+        path.write_bytes(content)
+        with contextlib.suppress(InputError):
+            load_model(path)
 
 
 def fuzz_lists(data: bytes) -> None:
@@ -50,8 +63,12 @@ TARGETS = {"decoder": fuzz_decoder, "header": fuzz_header, "lists": fuzz_lists}
 
 def seeds(target: str) -> list[bytes]:
     if target == "header":
-        header = {"format": 1, "classes": ["a", "b"], "network": "small-resnet"}
-        return [tensor_file({"weight": torch.ones(2, 2)}, header)]
+        record = {"size": [8, 8], "channels": 3, "mean": [0, 0, 0], "std": [1, 1, 1]}
+        header = {
+            "format": 1, "classes": ["a", "b"], "network": "small-resnet", "channels": 3,
+            "size": [8, 8], "preprocessing": record, "temperature": 1.5, "held": [0.5, 0.9],
+        }  # fmt: skip
+        return [tensor_file(WEIGHT, header), json.dumps(header).encode()]
     if target == "lists":
         return [b"path,label\na/1.png,a\n", b"a/1.png 0\nb 2.png 1\n", "猫\n狗\n".encode()]
     found = []
