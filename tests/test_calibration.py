@@ -1,5 +1,6 @@
 """Confidence: measures against plain statements of them, the temperature, sets."""
 
+import csv
 import json
 import math
 
@@ -76,7 +77,8 @@ def test_measures_are_what_they_are_called(classes):
 @pytest.mark.parametrize("sharpness", [0.4, 1.0, 3.0])
 def test_the_temperature_undoes_false_confidence(sharpness):
     logits, labels = drawn(5000, 10, 0, sharpness)
-    assert fit_temperature(logits, labels) == pytest.approx(sharpness, rel=0.06)
+    fitted = fit_temperature(logits, labels)
+    assert fitted == (1 if sharpness == 1 else pytest.approx(sharpness, rel=0.06))
     other, truth = drawn(5000, 10, 1, sharpness)
     calibration = calibrate(logits, labels)
     found = measured(other, truth, judged(truth, 10, calibration.temperature))
@@ -99,7 +101,8 @@ def test_the_temperature_is_the_best_of_all():
 
 def test_few_pictures_without_a_mistake_say_little():
     logits = 8 * torch.eye(3)[torch.arange(12) % 3]
-    assert 0.5 < fit_temperature(logits, torch.arange(12) % 3) < 1
+    assert fit_temperature(logits, torch.arange(12) % 3) == 1
+    assert 0.2 < fit_temperature(logits[:, :] / 8, torch.arange(12) % 3) < 0.9  # far too modest
     wrong = fit_temperature(logits, (torch.arange(12) + 1) % 3)
     assert 1 < wrong <= 20
 
@@ -143,24 +146,49 @@ def test_what_is_kept_for_sets_is_bounded():
     assert list(held) == sorted(held)
 
 
-def test_one_temperature_everywhere(run, split_photos):
-    """run.json, the table, evaluate and predict show the same probabilities; raw ones differ."""
+def test_one_temperature_everywhere(run, split_photos, tmp_path):
+    """evaluate, its table and predict show the same probabilities; raw ones differ."""
+    assert load_model(run.path).temperature == run.test["temperature"]
+    assert len(load_model(run.path).held) == run.validation["n"]
+    tensors, header = read_tensors(run.model)
+    model = tmp_path / "doubting.safetensors"
+    model.write_bytes(tensor_file(tensors, header | {"temperature": 2.5}))
+    found = reslab.evaluate(model, split_photos, quiet=True)
+    found.write_predictions(tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    classifier = reslab.Classifier.load(model)
+    for row, logits in list(zip(rows, found.logits, strict=True))[::5]:
+        path = split_photos / row["path"]
+        shown, raw = classifier.predict(path), classifier.predict(path, raw=True)
+        assert shown.label == raw.label == row["prediction"]
+        expected = probabilities(logits[None], 2.5).max()
+        assert shown.probability == pytest.approx(expected, rel=2e-6)
+        assert float(row["probability"]) == pytest.approx(expected, rel=1e-8)
+        assert raw.probability == pytest.approx(probabilities(logits[None]).max(), rel=2e-6)
+        assert raw.probability > shown.probability
+    assert found.measures["temperature"] == 2.5
+    one_hot = torch.nn.functional.one_hot(torch.from_numpy(found.samples.labels), 3).numpy()
+    brier = ((probabilities(found.logits, 2.5) - one_hot) ** 2).sum(1).mean()
+    assert found.measures["brier_score"] == pytest.approx(brier)
+    assert found.measures["raw"]["brier_score"] < brier  # it was right, and is made to doubt
+
+
+def test_a_run_keeps_the_temperature_of_its_validation_split(tmp_path):
+    """Label smoothing makes it far too modest, which enough validation pictures show clearly."""
+    run = reslab.train(
+        "digits", out=tmp_path / "r", epochs=3, seed=0, quiet=True,
+        fields={"label_smoothing": 0.4, "split.validation": 400},
+    )  # fmt: skip
     model = load_model(run.path)
-    assert model.temperature == run.test["temperature"] != 1
-    assert len(model.held) == run.validation["n"]
-    classifier = reslab.Classifier.load(run.path)
-    path = sorted((split_photos / "test").rglob("*.png"))[0]
-    shown, raw = classifier.predict(path), classifier.predict(path, raw=True)
-    assert shown.label == raw.label
-    logits = reslab.evaluate(run.path, split_photos, quiet=True).logits
-    names = reslab.evaluate(run.path, split_photos, quiet=True).samples.paths
-    row = logits[names.index(str(path.relative_to(split_photos)))][None]
-    assert shown.probability == pytest.approx(probabilities(row, model.temperature).max(), rel=2e-6)
-    assert raw.probability == pytest.approx(probabilities(row).max(), rel=2e-6)
-    again = reslab.evaluate(run.path, split_photos, quiet=True).measures
-    assert again["expected_calibration_error"] == pytest.approx(
-        run.test["expected_calibration_error"], abs=1e-6
+    assert model.temperature < 0.8
+    assert run.test["temperature"] == run.validation["temperature"] == model.temperature
+    assert (
+        run.test["expected_calibration_error"] < run.test["raw"]["expected_calibration_error"] / 2
     )
+    found = reslab.evaluate(run.path, "digits", split="validation", quiet=True)
+    labels = torch.from_numpy(found.samples.labels)
+    assert fit_temperature(found.logits, labels) == pytest.approx(model.temperature, rel=1e-4)
 
 
 def test_a_model_of_0_1_0_predicts_as_it_did(run, split_photos, tmp_path):

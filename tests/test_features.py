@@ -385,7 +385,7 @@ def test_pictures_beyond_the_memory_are_read_from_the_cache(learn, monkeypatch):
 def test_killed_while_computing_and_started_again(learn, split_photos, weights, tmp_path):
     """The same features bit for bit, and nothing twice but the batch that was being computed."""
     wanted, views = (20, 20) if os.environ.get("RESLAB_LONG") == "1" else (4, 10)
-    learn("whole", views=views)
+    learn("whole", views=views, precision="fp32")
     expected = all_features()
     shutil.rmtree(cache_folder())
     script = (
@@ -401,7 +401,7 @@ def test_killed_while_computing_and_started_again(learn, split_photos, weights, 
         f"reslab.train({str(split_photos)!r}, recipe='photos-resnet152', network='resnet18',"
         f" weights={str(weights)!r}, out=sys.argv[1], seed=1, epochs=4, batch_size=16, quiet=True,"
         " overwrite=True, fields={'train_from': 'head', 'preprocess.size': 32,"
-        f" 'augment.resize': 40, 'views': {views}}})\n"
+        f" 'augment.resize': 40, 'views': {views}, 'precision': 'fp32'}})\n"
     )
     computed = kills = 0
     while True:
@@ -422,7 +422,7 @@ def test_killed_while_computing_and_started_again(learn, split_photos, weights, 
     assert found == expected
     assert computed <= len(expected) + 16 * kills
     assert all(
-        torch.equal(value, head_of(learn("again", views=10))[key])
+        torch.equal(value, head_of(learn("again", views=views, precision="fp32"))[key])
         for key, value in head_of(reslab.run.folder.open_run(tmp_path / "killed")).items()
     )
 

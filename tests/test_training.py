@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 
 import pytest
@@ -24,6 +25,12 @@ from reslab.training import training
 
 def sha(path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_no_second_is_counted_twice(split_photos, tmp_path):
+    started = time.perf_counter()
+    run = reslab.train(split_photos, out=tmp_path / "r", epochs=1, quiet=True)
+    assert run.info["seconds"]["total"] <= time.perf_counter() - started
 
 
 def without_times(run):

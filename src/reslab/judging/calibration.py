@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from reslab.errors import InputError
 from reslab.judging.metrics import probabilities
@@ -17,6 +18,7 @@ MOST_KEPT = 10_000  # validation pictures whose probabilities are kept for sets
 _RANGE = math.log(1 / 20), math.log(20)  # of log temperature
 _SPREAD = 0.5  # of log temperature, before any picture has been seen
 _HALVINGS = 60
+_CLEARLY = 3.84 / 2  # nats: what chance alone gains in one case of twenty (S. Wilks, 1938)
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,21 @@ def calibrate(logits: torch.Tensor, labels: torch.Tensor) -> Calibration:
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """The temperature that makes the labels likeliest, drawn towards 1 where pictures are few.
+    """The temperature that makes the labels likeliest; 1 unless they clearly call for another.
 
     C. Guo and others: On Calibration of Modern Neural Networks, arXiv 1706.04599. Alone it would
     send the temperature of a network that errs nowhere on validation to 0; so log T is given a
-    normal prior of mean 0 and standard deviation 0.5, which a few hundred pictures outweigh.
+    normal prior of mean 0 and standard deviation 0.5, which a few hundred pictures outweigh. And
+    where few pictures say little, following them would make probabilities worse as often as better:
+    by a likelihood ratio test at 95 % they stay as they are.
     """
     wide = logits.double()
     rows = torch.arange(len(labels))
+
+    def cost(log_t: float) -> float:
+        """Negative log posterior."""
+        loss = F.cross_entropy(wide * math.exp(-log_t), labels, reduction="sum")
+        return float(loss) + (log_t / _SPREAD) ** 2 / 2
 
     def slope(log_t: float) -> float:
         """Derivative of the negative log posterior by log T."""
@@ -59,12 +68,11 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
         return float(excess.sum()) + log_t / _SPREAD**2
 
     low, high = _RANGE
-    if slope(low) >= 0 or slope(high) <= 0:
-        return math.exp(low if slope(low) >= 0 else high)
-    for _ in range(_HALVINGS):
+    for _ in range(_HALVINGS):  # an end of the range too is come near enough
         middle = (low + high) / 2
         low, high = (low, middle) if slope(middle) > 0 else (middle, high)
-    return math.exp((low + high) / 2)
+    best = (low + high) / 2
+    return math.exp(best) if cost(0) - cost(best) > _CLEARLY else 1.0
 
 
 def least_in_set(held: tuple[float, ...], coverage: float, whose: str) -> float:

@@ -33,7 +33,9 @@ def publish(session: Session) -> None:
         note_look(run.path, "train", len(prepared.pictures.splits["test"]), weights)
         results["test"] = _judge(session, "test", outcome)
     session.state.progress.evaluate_seconds += time.perf_counter() - started
-    run.write_info(**results, **session.standing())  # the report is made of it
+    standing = session.standing()
+    # The report is made of these, and tells no times.
+    run.info |= results | {name: standing[name] for name in standing if name != "seconds"}
     write_files(outcome, finished=True)
     run.write_info(status="finished", **session.standing())
 
