@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from reslab.reporting.reports import pictures_of
 from reslab.reporting.words import _TEXTS, choose_language
 from reslab.run.display import Display
 from reslab.run.folder import open_run
-from reslab.run.looks import count_looks, looks_of
+from reslab.run.looks import count_looks, looks_of, note_look
 
 SETTINGS = {"batch_size": 16, "quiet": True, "seed": 1}
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -209,13 +210,22 @@ def test_looks_are_counted_with_their_command(split_photos, tmp_path, capsys, mo
     assert len(looks_of(out)) == 4
 
 
-def test_a_record_of_looks_that_is_none_is_named(split_photos, tmp_path):
+def test_no_look_is_lost(split_photos, tmp_path):
+    """Whatever happened to the record: a torn line, garbage, several commands at once."""
     run = reslab.train(split_photos, out=tmp_path / "run", epochs=1, **SETTINGS)
-    (run.path / "looks.jsonl").write_text('{"date": 1}\n')
-    with pytest.raises(InputError, match=r"looks\.jsonl:1: no line"):
-        reslab.report([run.path], quiet=True)
-    with pytest.raises(InputError, match=r"looks\.jsonl:1: no line"):
-        reslab.evaluate(run.path, split_photos, quiet=True)
+    with (run.path / "looks.jsonl").open("ab") as file:
+        file.write(b'null\n{"date": "2026-11-24T2')  # the power failed
+    reslab.evaluate(run.path, split_photos, quiet=True)
+    assert len(looks_of(run.path)) == 4
+    assert looks_of(run.path)[3]["command"] == "reslab.evaluate(...)"
+    threads = [
+        threading.Thread(target=note_look, args=(run.path, "evaluate", 24)) for _ in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(looks_of(run.path)) == 24
 
 
 def test_what_cannot_be_reported_is_told(run, split_photos, tmp_path):

@@ -19,14 +19,19 @@ _computed = False
 _forked_after = False
 
 
-def note_command(words: Sequence[str]) -> None:
-    """Say by which command this process was started: its words after `reslab`."""
+@contextmanager
+def running_command(words: Sequence[str]) -> Iterator[None]:
+    """Say which command is carried out inside the block: its words after `reslab`."""
     global _command
     _command = shlex.join(["reslab", *words])
+    try:
+        yield
+    finally:
+        _command = None
 
 
 def command_or(function: str) -> str:
-    """The command of this process, or the function that was called where there is none."""
+    """The command that is carried out, or the function that was called where there is none."""
     return _command or f"{function}(...)"
 
 

@@ -10,7 +10,7 @@ from cyclopts import App, CycloptsError
 
 import reslab
 from reslab.errors import InputError, InterruptedRunError
-from reslab.process import note_command
+from reslab.process import running_command
 from reslab.run.interruption import raising_signals
 
 app = App(
@@ -52,8 +52,7 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):  # a path may hold bytes that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     try:
-        with raising_signals():
-            note_command(sys.argv[1:])
+        with raising_signals(), running_command(sys.argv[1:]):
             run_command(sys.argv[1:])
     except (CycloptsError, InputError) as error:
         _fail(str(error), 2)

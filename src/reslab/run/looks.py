@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from reslab.disk import read_regular, write_safely
-from reslab.errors import InputError
+from reslab.disk import append_safely, read_regular
 from reslab.process import command_or
 
 LOOKS_FILE = "looks.jsonl"
@@ -22,8 +21,7 @@ def note_look(folder: Path, by: str, pictures: int, weights: str | None = None) 
     by: the function that looks: train, resume, evaluate or report. weights: a digest of what is
     scored; a run that was stopped while it scored these weights and goes on looks only once.
     """
-    earlier = looks_of(folder)
-    if weights is not None and any(look.get("weights") == weights for look in earlier):
+    if weights is not None and any(look.get("weights") == weights for look in looks_of(folder)):
         return
     look = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -32,28 +30,32 @@ def note_look(folder: Path, by: str, pictures: int, weights: str | None = None) 
     }
     if weights is not None:
         look["weights"] = weights
-    lines = [json.dumps(each, ensure_ascii=False) for each in (*earlier, look)]
-    text = "".join(f"{line}\n" for line in lines)
-    write_safely(folder / LOOKS_FILE, text.encode("utf-8", "backslashreplace"))
+    # Two commands may look at once, and each counts; a line that was torn must not swallow this.
+    line = f"{json.dumps(look, ensure_ascii=False)}\n".encode("utf-8", "backslashreplace")
+    append_safely(folder / LOOKS_FILE, line if _ends_whole(folder) else b"\n" + line)
 
 
 def looks_of(folder: Path) -> list[dict[str, Any]]:
-    """The looks in their order. Raises InputError naming a line that is none."""
-    path = folder / LOOKS_FILE
+    """The looks in their order. A line that cannot be read was a look all the same."""
     try:
-        lines = read_regular(path).splitlines()
+        lines = read_regular(folder / LOOKS_FILE).splitlines()
     except FileNotFoundError:
         return []
     found = []
-    for number, line in enumerate(lines, 1):
+    for line in lines:
         try:
             look = json.loads(line)
         except (ValueError, RecursionError):
             look = None
-        if not isinstance(look, dict) or not {"date", "command"} <= look.keys():
-            raise InputError(f"{path}:{number}: no line of a record of looks; put it back")
-        found.append(look)
+        found.append(look if isinstance(look, dict) else {"date": "?", "command": "?"})
     return found
+
+
+def _ends_whole(folder: Path) -> bool:
+    try:
+        return read_regular(folder / LOOKS_FILE)[-1:] in (b"", b"\n")
+    except FileNotFoundError:
+        return True
 
 
 def count_looks(folder: Path, history: Sequence[dict[str, Any]]) -> int:
