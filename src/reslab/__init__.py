@@ -17,6 +17,7 @@ __all__ = [
     "Recipe",
     "Run",
     "evaluate",
+    "export",
     "load_recipe",
     "resume",
     "train",
@@ -35,6 +36,7 @@ _HOMES = {
     "Recipe": "reslab.recipes.recipe",
     "Run": "reslab.run.folder",
     "evaluate": "reslab.using.evaluation",
+    "export": "reslab.using.exporting",
     "load_recipe": "reslab.recipes.files",
     "resume": "reslab.training.training",
     "train": "reslab.training.training",
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from reslab.training.training import resume, train
     from reslab.using.classifier import Classifier
     from reslab.using.evaluation import evaluate
+    from reslab.using.exporting import export
     from reslab.using.prediction import Explanation, Prediction
 
 
