@@ -64,42 +64,49 @@ def cifar10_fast(out: Path, given: Any) -> None:
     )  # fmt: skip
 
 
+def photos(out: Path, given: Any, network: str, weights: Path) -> None:
+    """A head solved on 500 photos of food10, and 1,000 to check on."""
+    food, few = food_folder(given.work), out.with_name("few")
+    few.mkdir(exist_ok=True)
+    lines = {
+        name: (food / name).read_text("utf-8").splitlines() for name in ("train.txt", "test.txt")
+    }
+    kept = {"train.txt": [*lines["train.txt"][::5], *lines["train.txt"][1::5]],
+            "test.txt": lines["test.txt"][::10]}  # fmt: skip
+    for name, some in kept.items():
+        (few / name).write_text("\n".join(some), "utf-8")
+    (few / "classes.txt").write_bytes((food / "classes.txt").read_bytes())
+    reslab.train(
+        few / "train.txt", test=few / "test.txt", root=food, recipe="photos", out=out, seed=0,
+        network=network, weights=weights, views=1, fields={"split.validation": PICTURES},
+    )  # fmt: skip
+
+
 def resnet50(out: Path, given: Any) -> None:
-    """Random weights, whose batch norms have seen photos, and a head solved on 500 of them."""
+    """Random weights, whose batch norms have seen photos."""
     import torchvision
     from torchvision.io import ImageReadMode, decode_image
     from torchvision.transforms.functional import center_crop
 
-    food = food_folder(given.work)
-    lines = (food / "train.txt").read_text("utf-8").splitlines()
+    seen = sorted((food_folder(given.work) / "images").rglob("*.jpg"))[::80]
     torch.manual_seed(0)
     network = torchvision.models.resnet50(weights=None)
-    seen = [decode_image(food / line.rsplit(maxsplit=1)[0], ImageReadMode.RGB)
-            for line in lines[:: len(lines) // 64]]  # fmt: skip
-    x = torch.stack([center_crop(each, [224, 224]) for each in seen]).float() / 255
+    x = torch.stack(
+        [center_crop(decode_image(str(path), ImageReadMode.RGB), [224, 224]) for path in seen]
+    )
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = 0.5
     with torch.no_grad():
-        for _ in range(20):
-            network((x - 0.45) / 0.23)
+        for _ in range(5):
+            network((x.float() / 255 - 0.45) / 0.23)
     weights = out.with_suffix(".pth")
     torch.save(network.state_dict(), weights)
-    few = out.with_name("few")
-    few.mkdir(exist_ok=True)
-    tests = (food / "test.txt").read_text("utf-8").splitlines()
-    for name, kept in (("train.txt", [*lines[::5], *lines[1::5]]), ("test.txt", tests[::10])):
-        (few / name).write_text("\n".join(kept), "utf-8")
-    (few / "classes.txt").write_bytes((food / "classes.txt").read_bytes())
-    reslab.train(
-        few / "train.txt", test=few / "test.txt", root=food, recipe="photos", out=out, seed=0,
-        network="resnet50", weights=weights, views=1, fields={"split.validation": PICTURES},
-    )  # fmt: skip
+    photos(out, given, "resnet50", weights)
 
 
 def lite(out: Path, given: Any) -> None:
-    reslab.train(
-        food_folder(given.work), recipe="photos", out=out, seed=0, network=LITE, views=1,
-        weights=SHARED / "weights" / f"{LITE}.safetensors",
-        fields={"split.validation": PICTURES},
-    )  # fmt: skip
+    photos(out, given, LITE, SHARED / "weights" / f"{LITE}.safetensors")
 
 
 MODELS: dict[str, Callable[[Path, Any], None]] = {

@@ -4,12 +4,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from reslab.cli.options import Json, Model, Quiet, flag
+from reslab.cli.options import Json, Quiet, flag
 from reslab.cli.printing import print_json
 
 
 def export(
-    model: Model,
+    model: Annotated[str, Parameter(help="A run folder or its model file.")],
     /,
     *,
     format: Annotated[

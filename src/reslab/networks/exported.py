@@ -154,6 +154,8 @@ class ExportedNetwork(nn.Module):
 
 def run(session: Any, pixels: np.ndarray, path: Path) -> np.ndarray:
     """Probabilities (N, classes) of pixels (N, C, H, W). Raises InputError if it cannot be run."""
+    if not isinstance(pixels, np.ndarray):  # such as what torch traces by: it would crash
+        raise TypeError(f"{type(pixels).__name__} is no array of pixels")
     try:
         return np.asarray(session.run([OUTPUT], {INPUT: pixels})[0])
     except Exception as error:  # a graph that is none of ours

@@ -1,6 +1,6 @@
 """Whether an exported file says what `predict` says, picture by picture."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -97,17 +97,29 @@ def compare(
     for first in range(0, len(probe), _PART):
         predicted += _rows(islice(stream, _PART), index, probe, first)
         part, kept[:_PART] = kept[:_PART], []
-        exported.append(run(read_all(contract, part)))
+        exported.append(run(read_all(contract, part, probe.names[first:])))
     columns = [contract.classes.index(name) for name in classifier.classes]
     return Agreement(
         probe, classifier.classes, np.stack(predicted), np.concatenate(exported)[:, columns]
     )
 
 
-def read_all(contract: Contract, datas: Iterable[bytes]) -> np.ndarray:
-    """Pictures as the reference reader has them: uint8 (N, C, H, W)."""
+def read_all(contract: Contract, datas: Iterable[bytes], names: Sequence[str]) -> np.ndarray:
+    """Pictures as the reference reader has them: uint8 (N, C, H, W).
+
+    names: theirs, and perhaps more. Raises InputError naming a picture that it cannot read.
+    """
     told: dict[str, Any] = contract.model_dump(mode="json")
-    return np.stack(list(in_threads(lambda data: read_picture(told, data), datas)))
+
+    def read(item: tuple[str, bytes]) -> np.ndarray:
+        try:
+            return read_picture(told, item[1])
+        except Exception as error:  # the codecs raise whatever a file makes them meet
+            raise InputError(
+                f"{item[0]}: the reader that goes with an export cannot read it ({error})"
+            ) from None
+
+    return np.stack(list(in_threads(read, zip(names, datas, strict=False))))
 
 
 def _rows(

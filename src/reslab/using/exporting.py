@@ -25,7 +25,7 @@ from reslab.using.graph import (
     program,
 )
 from reslab.using.probe import Probe, probe_of
-from reslab.using.quantising import CALIBRATED, Cost, cost, quantised
+from reslab.using.quantising import CALIBRATED, Cost, cost, quantised, with_held
 
 Format = Literal["onnx", "torch"]
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
@@ -173,12 +173,22 @@ def _made(classifier: Classifier, contract: Contract, format: str) -> bytes:
 def _int8(data: bytes, held: Path, contract: Contract, agreement: Agreement) -> tuple[bytes, Cost]:
     """The file in 8 bits, and what it costs on the pictures the fp32 file was checked on."""
     probe: Probe = agreement.probe
-    rows = np.unique(np.linspace(0, len(probe) - 1, min(len(probe), CALIBRATED)).round())
-    ranges = read_all(contract, (probe.read(int(row)) for row in rows))
-    small = quantised(data, ranges, contract)
+    labels = probe.labels
+    assert labels is not None
+
+    def pixels(rows: np.ndarray) -> np.ndarray:
+        picked = rows.tolist()
+        names = [probe.names[row] for row in picked]
+        return read_all(contract, map(probe.read, picked), names)
+
+    every = np.arange(len(probe))
+    few = np.unique(np.linspace(0, len(probe) - 1, min(len(probe), CALIBRATED)).round())
+    small = quantised(data, pixels(few.astype(int)), contract)
     held.write_bytes(small)
     by_int8 = runner(held, "onnx")
-    parts = np.array_split(np.arange(len(probe)), -(-len(probe) // 32))
-    found = [by_int8(read_all(contract, (probe.read(int(k)) for k in part))) for part in parts]
-    assert probe.labels is not None
-    return small, cost(agreement.exported, np.concatenate(found), probe.labels, len(rows))
+    parts = np.array_split(every, -(-len(probe) // 32))
+    found = np.concatenate([by_int8(pixels(part)) for part in parts])
+    if probe.held_out:  # sets are of the probabilities that this file gives
+        own = sorted(float(f"{value:.7g}") for value in found[every, labels])
+        small = with_held(small, contract, tuple(own))
+    return small, cost(agreement.exported, found, labels, len(few))

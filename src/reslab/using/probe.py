@@ -27,12 +27,14 @@ class Probe:
     """Pictures by number: their names, how to read the bytes of one, and what they are together.
 
     labels: their classes' indices (n,), where they are known.
+    held_out: whether they are of the validation split, which the network was not trained on.
     """
 
     what: str
     names: tuple[str, ...]
     labels: np.ndarray | None
     read: Callable[[int], bytes]
+    held_out: bool
 
     def __len__(self) -> int:
         return len(self.names)
@@ -63,7 +65,7 @@ def _of_folder(check: str | Path, model: Model) -> Probe:
         except OSError as error:
             raise InputError(f"{printable(paths[row])}: {error.strerror or error}") from None
 
-    return Probe(printable(str(check)), tuple(map(printable, paths)), labels, read)
+    return Probe(printable(str(check)), tuple(map(printable, paths)), labels, read, False)
 
 
 def _of_validation(path: Path, model: Model, track: Track) -> Probe:
@@ -100,6 +102,7 @@ def _of_validation(path: Path, model: Model, track: Track) -> Probe:
         tuple(printable(samples.where(row)) for row in range(len(samples))),
         samples.labels,
         lambda row: _bytes_of(samples, row),
+        True,
     )
 
 

@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF")
+Image.init()  # Pillow's plugins; HEIF is among them where pillow_heif has been registered
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "HEIF")
 
 
 def read_picture(contract: dict[str, Any], picture: str | Path | bytes) -> np.ndarray:
     """A picture's pixels, uint8 (C, H, W), of a file or of its bytes."""
     how = contract["preprocessing"]
     data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
-    with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    with Image.open(io.BytesIO(data), formats=formats) as opened:
         if how["interpolation"] != "nearest":  # a large JPEG may be decoded smaller
             least = max(128, math.ceil(2 * max(how["size"]) / how["crop_fraction"]))
             opened.draft(opened.mode, (least, least))
