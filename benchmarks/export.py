@@ -4,7 +4,7 @@
     python benchmarks/export.py mnist-fast --repeats 5        one of them
 
 Trains what it needs (few epochs: what counts is that the numbers are real), exports it in fp32 and
-int8, and predicts 1,000 validation pictures from their files twice: by `Classifier`, and in a
+int8, and predicts 1,000 validation pictures twice: by `Classifier`, and from their files in a
 process of its own that knows the exported file, the reader beside it, numpy, Pillow and onnxruntime
 alone. Speed is of forward passes on pixels in memory, in turn: reslab's folded network with the
 normalisation and the views that prediction has, and onnxruntime with as many threads.
@@ -25,8 +25,7 @@ import reslab
 from reslab.networks.exported import read_exported, run
 from reslab.networks.folding import folded
 from reslab.networks.inference import as_input, averaged
-from reslab.run.display import Display
-from reslab.using.probe import Probe, probe_of
+from reslab.using.agreement import Agreement
 
 PICTURES = 1000
 LITE = "tf_efficientnet_lite0"
@@ -117,10 +116,9 @@ MODELS: dict[str, Callable[[Path, Any], None]] = {
 }
 
 
-def parity(
-    model: Path, classifier: reslab.Classifier, probe: Probe, work: Path, batch: int
-) -> tuple[float, float]:
+def parity(model: Path, gate: Agreement, work: Path, batch: int) -> tuple[float, float]:
     """(share of equal likeliest classes, largest difference) of files, without torch there."""
+    probe = gate.probe
     folder = work / "pictures"
     folder.mkdir(exist_ok=True)
     for old in folder.iterdir():
@@ -132,14 +130,8 @@ def parity(
         [sys.executable, "-c", ALONE, str(model), str(folder), str(out), str(batch)],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert json.loads(done.stdout) == list(classifier.classes)
-    alone = np.load(out)
-    index = {name: column for column, name in enumerate(classifier.classes)}
-    ours = np.zeros_like(alone, dtype=float)
-    predicted = classifier.predict(sorted(folder.iterdir()), top=len(index))
-    for row, one in enumerate(predicted):
-        for guess in one.top:
-            ours[row, index[guess.label]] = guess.probability
+    assert json.loads(done.stdout) == list(gate.classes)
+    alone, ours = np.load(out), gate.predicted
     return float((ours.argmax(1) == alone.argmax(1)).mean()), float(abs(ours - alone).max())
 
 
@@ -178,8 +170,7 @@ def measure(name: str, given: Any) -> None:
     classifier = reslab.Classifier.load(out, "cpu")
     files = {"fp32": out / "model.onnx", "int8": out / "model.int8.onnx"}
     gate = reslab.export(out, quiet=True)
-    probe = probe_of(out, classifier.model, None, Display(quiet=True).track)
-    equal, largest = parity(files["fp32"], classifier, probe, work, given.batch)
+    equal, largest = parity(files["fp32"], gate.agreement, work, given.batch)
     small = reslab.export(out, int8=True, quiet=True)
     cost = small.int8
     assert cost is not None

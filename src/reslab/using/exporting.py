@@ -1,6 +1,6 @@
 """A trained model as a file for other runtimes, written only if it says what `predict` says."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
@@ -39,6 +39,7 @@ class Export:
     reader: the reference reader beside it. largest_difference: of any probability.
     top1_equal: the share of pictures with the same likeliest class; 1 always, the gate holds.
     int8: what 8 bits cost; the two above are then of the fp32 graph it was made of.
+    agreement: all the probabilities behind it, of both ways, by picture.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Export:
     checked: int
     largest_difference: float
     top1_equal: float
+    agreement: Agreement = field(repr=False)
     int8: Cost | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -118,7 +120,7 @@ def export(
     write_safely(path, data)
     return Export(
         path, format, reader, probe.what, len(probe),
-        agreement.largest_difference, agreement.top1_equal, paid,
+        agreement.largest_difference, agreement.top1_equal, agreement, paid,
     )  # fmt: skip
 
 

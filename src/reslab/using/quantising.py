@@ -114,6 +114,7 @@ def quantised(data: bytes, pixels: np.ndarray, contract: Contract) -> bytes:
             activation_type=kinds.QInt8,
             weight_type=kinds.QInt8,
             op_types_to_quantize=list(_QUANTISED),
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
             nodes_to_exclude=_tail(onnx.load_from_string(data).graph),
         )
         return with_contract(onnx.load(taken), in_8_bits(contract))
