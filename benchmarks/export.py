@@ -27,7 +27,6 @@ from reslab.networks.folding import folded
 from reslab.networks.inference import as_input, averaged
 from reslab.using.agreement import Agreement
 
-PICTURES = 1000
 LITE = "tf_efficientnet_lite0"
 
 ALONE = """
@@ -52,32 +51,31 @@ print(json.dumps(contract["classes"]))
 def mnist_fast(out: Path, given: Any) -> None:
     reslab.train(
         "mnist", recipe="mnist-fast", data_root=mnist_root(given.work), out=out, seed=0,
-        fields={"split.validation": PICTURES},
+        fields={"split.validation": given.validation},
     )  # fmt: skip
 
 
 def cifar10_fast(out: Path, given: Any) -> None:
     reslab.train(
         cifar_folder(given.work), recipe="cifar10-fast", out=out, seed=0,
-        epochs=given.cifar_epochs, fields={"split.validation": PICTURES},
+        epochs=given.cifar_epochs, fields={"split.validation": given.validation},
     )  # fmt: skip
 
 
 def photos(out: Path, given: Any, network: str, weights: Path) -> None:
-    """A head solved on 500 photos of food10, and 1,000 to check on."""
-    food, few = food_folder(given.work), out.with_name("few")
+    """A head solved on half as many photos of food10 as it is checked on."""
+    food, few = food_folder(given.work), out.with_name(f"{network}-photos")
     few.mkdir(exist_ok=True)
-    lines = {
-        name: (food / name).read_text("utf-8").splitlines() for name in ("train.txt", "test.txt")
-    }
-    kept = {"train.txt": [*lines["train.txt"][::5], *lines["train.txt"][1::5]],
-            "test.txt": lines["test.txt"][::10]}  # fmt: skip
+    kept = {}
+    for name, count in (("train.txt", given.validation * 3 // 2), ("test.txt", 125)):
+        lines = (food / name).read_text("utf-8").splitlines()
+        kept[name] = [lines[row] for row in np.linspace(0, len(lines) - 1, count).astype(int)]
     for name, some in kept.items():
         (few / name).write_text("\n".join(some), "utf-8")
     (few / "classes.txt").write_bytes((food / "classes.txt").read_bytes())
     reslab.train(
         few / "train.txt", test=few / "test.txt", root=food, recipe="photos", out=out, seed=0,
-        network=network, weights=weights, views=1, fields={"split.validation": PICTURES},
+        network=network, weights=weights, views=1, fields={"split.validation": given.validation},
     )  # fmt: skip
 
 
@@ -196,6 +194,7 @@ def main() -> None:
     options.add_argument("models", nargs="*", help=f"of {', '.join(MODELS)}; all if none is named")
     options.add_argument("--batch", type=int, default=32)
     options.add_argument("--pictures", type=int, default=640, help="a measurement of speed")
+    options.add_argument("--validation", type=int, default=1000, help="pictures to check on")
     options.add_argument("--cifar-epochs", type=int, default=1)
     given = options.parse_args()
     for name in given.models or MODELS:
