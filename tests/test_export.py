@@ -234,6 +234,15 @@ def test_the_gate_refuses_a_planted_fault(fault, format, uneven, tmp_path, monke
     assert not list(tmp_path.iterdir())
 
 
+def test_a_fault_that_no_picture_shows_at_its_own_size(run, tmp_path, monkeypatch):
+    """Pictures that need no resize say nothing of it."""
+    monkeypatch.setattr(exporting, "contract_of", changed(interpolation="bicubic"))
+    with pytest.raises(reslab.InputError, match="made smaller") as refused:
+        reslab.export(run.path, out=tmp_path / "m.onnx", quiet=True)
+    assert ".png, made smaller: " in refused.value.problems[0]
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_gate_lets_pass_what_is_not_planted(uneven, tmp_path, monkeypatch):
     """The faults' own way, with nothing changed."""
     monkeypatch.setattr(exporting, "contract_of", changed())

@@ -76,8 +76,8 @@ def export(
 ) -> Export:
     """Write a model as ONNX or torch.export file: uint8 pixels in, calibrated probabilities out.
 
-    The file is written only if it agrees with `predict` on real pictures: the same likeliest class
-    on all, no probability further away than 1e-4. Its metadata holds the contract, and beside it
+    The file is written only if it agrees with `predict` on real pictures, and on a few of them made
+    smaller: the same likeliest class on all, no probability further away than 1e-4. Its metadata holds the contract, and beside it
     is written read_picture.py, which makes its input of picture files.
 
     format: "onnx" or "torch".
@@ -108,8 +108,11 @@ def export(
     with TemporaryDirectory() as folder:
         held = Path(folder) / f"checked{SUFFIXES[format]}"
         held.write_bytes(data)
-        agreement = compare(classifier, runner(held, format), contract, probe, display.track)
+        by_file = runner(held, format)
+        agreement = compare(classifier, by_file, contract, probe, display.track)
         agreement.refuse(str(path))
+        smaller = probe.at_another_size()
+        compare(classifier, by_file, contract, smaller, display.track).refuse(str(path))
         paid = None
         if int8:
             data, paid = _int8(data, held, contract, agreement)

@@ -11,6 +11,7 @@ from PIL import Image
 from reslab.disk import read_regular, user_path
 from reslab.errors import InputError
 from reslab.networks.model_file import Model
+from reslab.pictures.decoding import UnreadablePictureError, decode
 from reslab.pictures.files import LARGEST_FILE, printable
 from reslab.pictures.reading import Track
 from reslab.pictures.splitting import complete_splits
@@ -20,6 +21,7 @@ from reslab.training.continuing import source_of
 from reslab.using.classifier import expand
 
 MOST = 1000  # pictures
+RESIZED = 32  # of them that are checked at another size too
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,25 @@ class Probe:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def at_another_size(self) -> "Probe":
+        """A few of them, made lower by a quarter and narrower by a third.
+
+        Where all pictures have the very size that a network wants, none says how others are
+        brought to it.
+        """
+        rows = _spread(len(self), RESIZED)
+
+        def read(row: int) -> bytes:
+            try:
+                pixels = decode(self.read(rows[row]), 3).permute(1, 2, 0).numpy()
+            except UnreadablePictureError as error:
+                raise InputError(f"{self.names[rows[row]]}: {error}") from None
+            picture = Image.fromarray(pixels)
+            return _png(picture.resize((-(-picture.width * 2 // 3), -(-picture.height * 3 // 4))))
+
+        names = tuple(f"{self.names[row]}, made smaller" for row in rows)
+        return Probe(f"{self.what}, made smaller", names, None, read, self.held_out)
 
 
 def probe_of(location: str | Path, model: Model, check: str | Path | None, track: Track) -> Probe:
@@ -111,16 +132,20 @@ def _bytes_of(samples: Samples, row: int) -> bytes:
     if samples.files is None:
         assert samples.pixels is not None
         pixels = samples.pixels[row].permute(1, 2, 0).numpy()
-        buffer = io.BytesIO()
-        Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
-        return buffer.getvalue()
+        return _png(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
     try:
         return samples.files.read(samples.paths[row])
     except OSError as error:
         raise InputError(f"{samples.where(row)}: {error.strerror or error}") from None
 
 
-def _spread(count: int) -> list[int]:
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _spread(count: int, most: int = MOST) -> list[int]:
     """At most so many rows, spread over all."""
-    rows = np.linspace(0, count - 1, min(count, MOST)).round().astype(int)
+    rows = np.linspace(0, count - 1, min(count, most)).round().astype(int)
     return [int(row) for row in np.unique(rows)]
