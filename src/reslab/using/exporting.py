@@ -77,8 +77,8 @@ def export(
     """Write a model as ONNX or torch.export file: uint8 pixels in, calibrated probabilities out.
 
     The file is written only if it agrees with `predict` on real pictures, and on a few of them made
-    smaller: the same likeliest class on all, no probability further away than 1e-4. Its metadata holds the contract, and beside it
-    is written read_picture.py, which makes its input of picture files.
+    smaller: the same likeliest class on all, no probability further away than 1e-4. Its metadata
+    holds the contract, and beside it is written read_picture.py, which makes its input of files.
 
     format: "onnx" or "torch".
     out: the file; beside the model if None.
