@@ -1,6 +1,7 @@
 """What the benchmarks share: the machine, taking turns, medians, one table."""
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -10,7 +11,9 @@ import torch
 
 from reslab.learning.device import device_name
 
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+SHARED = Path(
+    os.environ.get("RESLAB_SHARED") or Path(__file__).resolve().parent.parent.parent / "shared"
+)
 Contender = Callable[[], float]
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "Run",
     "compare",
     "evaluate",
+    "export",
     "load_recipe",
     "report",
     "resume",
@@ -38,6 +39,7 @@ _HOMES = {
     "Run": "reslab.run.folder",
     "compare": "reslab.reporting.comparison",
     "evaluate": "reslab.using.evaluation",
+    "export": "reslab.using.exporting",
     "load_recipe": "reslab.recipes.files",
     "report": "reslab.reporting.reports",
     "resume": "reslab.training.training",
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from reslab.training.training import resume, train
     from reslab.using.classifier import Classifier
     from reslab.using.evaluation import evaluate
+    from reslab.using.exporting import export
     from reslab.using.prediction import Explanation, Prediction
 
 

@@ -13,11 +13,12 @@ from reslab.run.folder import Run as Run
 from reslab.training.training import resume as resume
 from reslab.using.classifier import Classifier as Classifier
 from reslab.using.evaluation import Evaluation
+from reslab.using.exporting import export as export
 from reslab.using.prediction import Explanation as Explanation
 from reslab.using.prediction import Prediction as Prediction
 
 __version__: str
-__all__ = ['Classifier', 'Explanation', 'InputError', 'Prediction', 'Recipe', 'Run', 'compare', 'evaluate', 'load_recipe', 'report', 'resume', 'train']
+__all__ = ['Classifier', 'Explanation', 'InputError', 'Prediction', 'Recipe', 'Run', 'compare', 'evaluate', 'export', 'load_recipe', 'report', 'resume', 'train']
 
 def evaluate(
     model: str | Path,

@@ -31,6 +31,7 @@ COMMANDS = {  # the module of each, which is imported when the command is asked 
     "report": "look",
     "compare": "look",
     "runs": "look",
+    "export": "put",
     "cache": "cache",
 }
 for _name, _module in COMMANDS.items():

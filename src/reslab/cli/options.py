@@ -17,7 +17,7 @@ def flag(text: str) -> Parameter:
 
 
 Data = Annotated[str, Parameter(help=help_of(DataSource, "data"))]
-Model = Annotated[str, Parameter(help="A run folder or its model file.")]
+Model = Annotated[str, Parameter(help="A run folder, its model file, or an ONNX export.")]
 RecipeName = Annotated[
     str | None,
     Parameter(help="A recipe's name or TOML file; chosen by the pictures' size if not given."),

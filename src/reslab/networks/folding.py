@@ -54,6 +54,8 @@ def folded(network: nn.Module, example: torch.Tensor) -> nn.Module:
     not come out the same, is returned as it is.
     """
     network = network.eval()
+    if not any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()):
+        return network  # nothing to fold; an exported one must not be traced either
     try:
         traced = fx.GraphModule(copied := copy.deepcopy(network), LayerTracer().trace(copied))
         _fold(traced)

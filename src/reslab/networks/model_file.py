@@ -177,11 +177,15 @@ def _digest(tensors: dict[str, torch.Tensor], text: str) -> str:
 
 
 def load_model(location: str | Path) -> Model:
-    """A model from a run folder or its model file; nothing in the file is executed.
+    """A model from a run folder, its model file or an ONNX export; nothing in it is executed.
 
     Raises InputError if it is missing, damaged, or not a model.
     """
     path = user_path(location)
+    if path.suffix.lower() == ".onnx" and not path.is_dir():
+        from reslab.networks.exported import load_exported  # it needs the extra `onnx`
+
+        return load_exported(path)
     if path.is_dir():
         if not (path / MODEL_FILE).is_file():
             raise InputError(f"{path}: a folder without {MODEL_FILE}; is it a finished run?")

@@ -34,6 +34,8 @@ def summarise(
         given = {"--classes": classes, "--size": size, "--channels": channels}
         if any(value is not None for value in given.values()):
             raise InputError(f"{text}: a model has its own classes, size and channels")
+        if text.endswith(".onnx"):
+            raise InputError(f"{text}: an export; ask for the summary of the model it came from")
         model = load_model(text)
         network, spec = model.network, model.spec
     else:
