@@ -28,6 +28,7 @@ COMMANDS = {  # the module of each, which is imported when the command is asked 
     "predict": "use",
     "explain": "use",
     "summary": "use",
+    "serve": "serve",
     "cache": "cache",
 }
 for _name, _module in COMMANDS.items():
