@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test long fuzz lint docs bench clean
+.PHONY: demo test long fuzz lint docs bench browser clean
 
 $(VENV)/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -28,6 +28,12 @@ test: lint
 long: $(VENV)/ready
 	RESLAB_LONG=1 $(BIN)/python -m pytest -s tests/test_faults.py tests/test_features.py \
 	  tests/test_nothing_slips.py tests/test_properties.py
+
+# What the tests of pages drive: Debian's Chromium, with fonts for Chinese.
+browser: $(VENV)/ready
+	command -v chromium >/dev/null || { apt-get update && \
+	  apt-get install --yes --no-install-recommends chromium fonts-noto-cjk; }
+	$(BIN)/python -m pip install --quiet playwright axe-core-python
 
 # An hour: what reads strangers' bytes, guided by coverage.
 fuzz: $(VENV)/ready
