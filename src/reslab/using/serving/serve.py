@@ -67,11 +67,14 @@ def _listen(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listening = socket.socket(family, kind, protocol)
-        if os.name == "posix":
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-    except OSError as error:
-        raise InputError(
-            f"--host {host} --port {port}: cannot listen there ({error.strerror or error})"
-        ) from None
+        try:
+            if os.name == "posix":
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+        except OSError:
+            listening.close()
+            raise
+    except (OSError, UnicodeError) as error:  # a name that can be none
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"--host {host} --port {port}: cannot listen there ({reason})") from None
     return listening

@@ -13,17 +13,20 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from reslab.run.interruption import catching_signals
-from reslab.using.serving.limits import Limits
+from reslab.using.serving.limits import MIB, Limits
 from reslab.using.serving.metrics import Metrics
 
 _SLACK = 2.0  # seconds that a connection has beyond what its request had
 _DRAIN = 25.0  # seconds; then what is still open is cut
 _SPARE_FILES = 64  # descriptors that are no connections
-_BUSY = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
-    b"Content-Length: 0\r\n\r\n"
+_BUSY, _SLOW, _WRONG = (
+    f"HTTP/1.1 {status}\r\n{extra}Connection: close\r\nContent-Length: 0\r\n\r\n".encode()
+    for status, extra in [
+        ("503 Service Unavailable", "Retry-After: 1\r\n"),
+        ("408 Request Timeout", ""),
+        ("400 Bad Request", ""),
+    ]
 )
-_SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 class Connection(H11Protocol):
@@ -36,46 +39,75 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         self._began: float | None = time.monotonic()  # what its client is about, if anything
         self._left_over = 0
+        self._parting = False
         if len(self.connections) > self.limits.connections:
             self.metrics.refused["connections"] += 1
-            transport.write(_BUSY)
-            transport.close()
+            self._part(_BUSY)
 
     def data_received(self, data: bytes) -> None:
+        if self._parting:
+            self._throw_away(data)
+            return
         if self._began is None:
             self._began = time.monotonic()
         try:
             super().data_received(data)
-        except h11.LocalProtocolError:  # nonsense in the middle of a request that was answered
+        except h11.LocalProtocolError:  # nonsense in the middle of a request that is answered
             self.transport.abort()
         if self.cycle is not None and self.cycle.response_complete:
-            # What is still sent of a refused request is thrown away, but not without end.
-            self._left_over += len(data)
-            if self._left_over > self.limits.body_bytes:
-                self.transport.abort()
+            self._throw_away(data)
         else:
             self._left_over = 0
 
     def on_response_complete(self) -> None:
-        self._began = None if self.conn.their_state is h11.DONE else self._began
+        if self.conn.their_state is h11.DONE:
+            self._began = None
         super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        cycle = self.cycle
+        if cycle is not None and cycle.response_started and not cycle.response_complete:
+            self.transport.abort()
+        else:
+            self._part(_WRONG)
+
+    def shutdown(self) -> None:
+        try:
+            super().shutdown()
+        except h11.LocalProtocolError:  # there is nothing left to be said on it
+            self.transport.abort()
 
     def watch(self, now: float) -> None:
         """End a connection whose time is over."""
         if self._began is None:
             return
         spent = now - self._began
-        answering = self.cycle is not None and not self.cycle.response_complete
-        if answering:
+        if self._parting:
+            if spent > _SLACK:
+                self.transport.abort()
+        elif self.cycle is not None and not self.cycle.response_complete:
             # The application has its own limits, and answers; this is for who does not read it.
             if spent > self.limits.read_seconds + self.limits.deadline + 5 * _SLACK:
                 self.transport.abort()
         elif spent > self.limits.read_seconds + _SLACK:
-            if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
-                self.transport.write(_SLOW)
-                self.transport.close()
+            if self.conn.their_state is h11.IDLE:
+                self._part(_SLOW)
             else:
                 self.transport.abort()
+
+    def _part(self, message: bytes) -> None:
+        """Say a last word, and listen a little longer: a close would take the word back."""
+        self._parting = True
+        self._began = time.monotonic()
+        self.transport.write(message)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def _throw_away(self, data: bytes) -> None:
+        """What is still sent of a refused request is not kept, nor taken without end."""
+        self._left_over += len(data)
+        if self._left_over > self.limits.body_bytes + MIB:
+            self.transport.abort()
 
 
 class Server(uvicorn.Server):
@@ -113,7 +145,7 @@ def make_server(
     told: Callable[[int], None] = lambda port: None,
 ) -> Server:
     """A server that has not begun to listen; told: is given the port once it has."""
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     kind = type("Connection", (Connection,), {
         "limits": _with_files(limits), "metrics": metrics
     })  # fmt: skip
