@@ -41,7 +41,7 @@ class Served:
         return status, json.loads(data)
 
     def raw(self, data, timeout=30, half_close=False):
-        """All that comes back for these bytes, until the server closes or is silent for long."""
+        """All that comes back for these bytes, until the server closes or is silent."""
         with socket.create_connection(("127.0.0.1", self.port), timeout) as opened:
             found = b""
             try:
@@ -50,6 +50,7 @@ class Served:
                     opened.shutdown(socket.SHUT_WR)
                 while part := opened.recv(65536):
                     found += part
+                    opened.settimeout(0.5)
             except (TimeoutError, ConnectionError):
                 pass
             return found

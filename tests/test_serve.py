@@ -307,7 +307,7 @@ MALFORMED = {
 @pytest.mark.parametrize("name", MALFORMED)
 def test_a_malformed_request_is_refused(strict, name):
     sent, status = MALFORMED[name]
-    found = strict.raw(sent, half_close=True)
+    found = strict.raw(sent)
     assert found, "closed without a word"
     number = int(found.split()[1])
     assert number in (status if isinstance(status, tuple) else (status,)), found[:300]
@@ -380,6 +380,22 @@ def test_a_refused_body_is_not_read_without_end(strict):
                 sent += opened.send(bytes(65536))
         assert sent < 10**7
     assert strict.json("GET", "/healthz") == (200, {"alive": True})
+
+
+def test_a_connection_serves_on_after_a_refusal(strict, pictures):
+    """The rest of the refused body is no request, and the next one has all of its time."""
+    connection = http.client.HTTPConnection("127.0.0.1", strict.port, timeout=10)
+    with closing(connection):
+        for _ in range(3):
+            connection.request("POST", "/predict", bytes(30_000))
+            with connection.getresponse() as answer:
+                assert answer.status == 413
+                answer.read()
+            time.sleep(0.3)
+            connection.request("POST", "/predict", pictures[0])
+            with connection.getresponse() as answer:
+                assert answer.status == 200
+                answer.read()
 
 
 def test_all_bodies_together_have_a_bound(strict):

@@ -27,7 +27,7 @@ from reslab.using.serving.metrics import Metrics
 
 _EXPLANATION = 8  # places that an explanation takes: a backward pass, alone
 _FEW = 8  # pictures that a thread decodes between two looks at the queue
-_WAIT_AT_MOST = 0.7  # of the deadline, as far as the speed so far tells
+_WAIT_AT_MOST = 0.4  # of the deadline, as far as the speed so far tells
 
 Answer = np.ndarray | Explanation | InputError | Exception
 

@@ -50,14 +50,25 @@ class Connection(H11Protocol):
             return
         if self._began is None:
             self._began = time.monotonic()
+        # A head that is complete is not measured, however long: so it comes in pieces.
+        head = self.conn.their_state is h11.IDLE
+        step = self.limits.header_bytes // 2 if head else len(data)
         try:
-            super().data_received(data)
+            for start in range(0, len(data), step):
+                super().data_received(data[start : start + step])
+                if self._parting:
+                    return
         except h11.LocalProtocolError:  # nonsense in the middle of a request that is answered
             self.transport.abort()
-        if self.cycle is not None and self.cycle.response_complete:
-            self._throw_away(data)
-        else:
+        if self.cycle is None or not self.cycle.response_complete:
             self._left_over = 0
+        elif self.conn.their_state is h11.IDLE:  # the rest of a refused request has come
+            self._began = None
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        else:
+            self._throw_away(data)
 
     def on_response_complete(self) -> None:
         if self.conn.their_state is h11.DONE:
