@@ -251,7 +251,11 @@ async def open_loop(
     began = time.perf_counter()
 
     async def one(place: int):
-        client = idle.pop() if idle else await connect(port)
+        client = None
+        while idle and (client is None or not client.free):
+            client = idle.pop()  # some were closed by the server, being idle for 5 seconds
+        if client is None or not client.free:
+            client = await connect(port)
         sent = time.perf_counter()
         status, body = await client.send(requests[place])
         spent = time.perf_counter() - sent

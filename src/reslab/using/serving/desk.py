@@ -98,9 +98,12 @@ class Desk:
         return self._open and all(thread.is_alive() for thread in self._threads)
 
     def open(self) -> None:
-        """Start the threads, after one pass through the network: the first takes longest."""
+        """Start the threads, after one prediction and one explanation: the first take longest."""
         record = self._classifier.preprocessing
-        self._classifier.rows([torch.zeros(record.channels, *record.size, dtype=torch.uint8)])
+        blank = torch.zeros(record.channels, *record.size, dtype=torch.uint8)
+        self._classifier.rows([blank])
+        with suppress(InputError):  # not every network can be explained
+            self._classifier.explain_pixels(blank)
         self._open = True
         decoders = [self._decode] * (os.cpu_count() or 1)
         self._decoding = len(decoders)
