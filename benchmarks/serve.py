@@ -279,6 +279,17 @@ async def open_loop(
     return found
 
 
+LAG = """
+import sys, time
+late = []
+end = time.perf_counter() + float(sys.argv[1])
+while (began := time.perf_counter()) < end:
+    time.sleep(0.005)
+    late.append(time.perf_counter() - began - 0.005)
+print(1e3 * sorted(late)[int(0.99 * len(late))])
+"""
+
+
 async def watch_memory(process: Process, seconds: float) -> list[float]:
     found = []
     for _ in range(int(seconds)):
@@ -324,7 +335,12 @@ def overload(given: argparse.Namespace) -> None:
                 watch_memory(process, given.seconds),
             )
 
+        # How late this machine wakes any process, beside which the refusals are to be read.
+        lag = subprocess.Popen(
+            [sys.executable, "-c", LAG, str(given.seconds)], stdout=subprocess.PIPE, text=True
+        )
         answers, held = asyncio.run(both())
+        late = float(lag.communicate()[0])
         recovery = asyncio.run(recovered(port, requests[0]))
     statuses = Counter(status for _, status, _, _ in answers)
     refused = [spent for _, status, spent, _ in answers if status == 503]
@@ -336,6 +352,7 @@ def overload(given: argparse.Namespace) -> None:
                  f" {dict(statuses)}"),
         ("refusals", f"median {1e3 * np.median(refused):.1f} ms,"
                      f" 99 % within {1e3 * np.quantile(refused, 0.99):.1f} ms"),
+        ("sleepers", f"a process that only sleeps is woken {late:.1f} ms late or less (99 %)"),
         ("accepted", f"{len(served):,}, the slowest {max(served):.2f} s; largest difference"
                      f" {max(far for _, _, _, far in answers):.1e}"),
         ("recovery", f"{recovery:.2f} s until five in a row within a second"),

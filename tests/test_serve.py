@@ -134,6 +134,8 @@ def test_what_is_asked_is_told(server, pictures, run):
     assert (answer["label"], answer["unknown"]) == ("unknown", True)
     assert answer["set"] == list(prediction.set)
     assert len(answer["top"]) == 1
+    _, found = server.json("POST", "/predict?coverage=5e-324", pictures[0])
+    assert found["predictions"][0]["set"] == [prediction.top[0].label]
     for query in ("top=0", "top=x", "unknown_below=2", "coverage=1", "coverage=0.9999"):
         status, found = server.json("POST", f"/predict?{query}", pictures[0])
         assert status == 422, query

@@ -45,9 +45,6 @@ class Connection(H11Protocol):
             self._part(_BUSY)
 
     def data_received(self, data: bytes) -> None:
-        if self._parting:
-            self._throw_away(data)
-            return
         if self._began is None:
             self._began = time.monotonic()
         # A head that is complete is not measured, however long: so it comes in pieces.
@@ -55,9 +52,10 @@ class Connection(H11Protocol):
         step = self.limits.header_bytes // 2 if head else len(data)
         try:
             for start in range(0, len(data), step):
-                super().data_received(data[start : start + step])
                 if self._parting:
+                    self._throw_away(data[start:])
                     return
+                super().data_received(data[start : start + step])
         except h11.LocalProtocolError:  # nonsense in the middle of a request that is answered
             self.transport.abort()
         if self.cycle is None or not self.cycle.response_complete:
