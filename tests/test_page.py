@@ -202,6 +202,15 @@ def test_it_fits_a_phone(browser, grey_server, split_photos, scheme, locale):
         local_only(page, grey_server)
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_interface_is_described_without_help_from_elsewhere(browser, server, scheme):
+    with opened(browser, server.url + "docs", viewport=PHONE, color_scheme=scheme) as page:
+        assert page.locator("h2").count() == 6
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        assert axe_findings(page) == []
+        local_only(page, server)
+
+
 def test_by_keyboard_alone(browser, grey_server, picture):
     """Every control is reached by Tab and shows that it is; a digit is drawn by arrows."""
     with opened(browser, grey_server.url, viewport=DESK, locale="en-US") as page:

@@ -25,6 +25,7 @@ from reslab.using.serving.limits import RefusedError
 from reslab.using.serving.page import PAGE, docs_page
 
 _DIGITS = 4  # of a map's numbers
+_DRAWN_AT_ONCE = 2  # explanations: each decodes its picture once more, at its own size
 _GONE = 499  # seen by nobody
 
 
@@ -54,6 +55,7 @@ def create_app(service: Service) -> ASGIApp:
 
 def _add_uses(app: FastAPI, service: Service) -> None:
     desk, limits = service.desk, service.desk.limits
+    drawing = asyncio.Semaphore(_DRAWN_AT_ONCE)
 
     @app.post("/predict", **says.PREDICT)
     async def predict(
@@ -87,9 +89,10 @@ def _add_uses(app: FastAPI, service: Service) -> None:
             found = order.answers[0]
             if not isinstance(found, Explanation):
                 raise found if isinstance(found, Exception) else TypeError(found)
-            picture = await asyncio.to_thread(
-                marked_picture, pictures[0], found, service.classifier.preprocessing
-            )
+            async with drawing:
+                picture = await asyncio.to_thread(
+                    marked_picture, pictures[0], found, service.classifier.preprocessing
+                )
         desk.metrics.pictures["explained"] += 1
         answer: dict[str, Any] = {
             "label": found.label,
