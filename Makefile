@@ -26,8 +26,9 @@ test: lint
 # The tests of kills, faults and hostile inputs in their whole numbers: 216 kills, 10,000 flipped
 # bits, 20,000 cases of each property and so on.
 long: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet schemathesis
 	RESLAB_LONG=1 $(BIN)/python -m pytest -s tests/test_faults.py tests/test_features.py \
-	  tests/test_nothing_slips.py tests/test_properties.py
+	  tests/test_nothing_slips.py tests/test_properties.py tests/test_hostile_requests.py
 
 # What the tests of pages drive: Debian's Chromium, with fonts for Chinese.
 browser: $(VENV)/ready
