@@ -81,8 +81,8 @@ _ALWAYS = (400, 401, 403, 421)
 _READING = (*_ALWAYS, 408, 413, 422, 503, 504)
 PREDICT = _path(
     "Classes and probabilities of pictures",
-    "One picture as the body, or several as the parts named pictures of multipart/form-data: answered"
-    " in the order given, with an error for each that cannot be read.",
+    "One picture as the body, or several as the parts named pictures of multipart/form-data:"
+    " answered in the order given, with an error for each that cannot be read.",
     _object(predictions={"type": "array", "items": _PREDICTION}),
     _READING,
 ) | {
