@@ -409,6 +409,7 @@ def signals(given: argparse.Namespace) -> None:
             answered += found["answered"]
             slowest = max(slowest, spent)
             codes[process.returncode] += 1
+            print(f"{number + 1}: {accepted} accepted, gone after {spent:.2f} s", file=sys.stderr)
     table(f"{given.times} SIGTERMs under the load of 32 clients", [
         ("answered", f"{answered:,}, of them wrong {wrong}"),
         ("accepted, not answered", f"{lost}"),

@@ -640,6 +640,14 @@ def test_the_command_says_what_is_wrong(run, monkeypatch):
         run_command(["serve", model])
 
 
+def large(data):
+    """The picture at a size that takes a while to be decoded."""
+    found = io.BytesIO()
+    with Image.open(io.BytesIO(data)) as opened:
+        opened.resize((2000, 2000), Image.Resampling.NEAREST).save(found, "PNG")
+    return found.getvalue()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_after_all_that_was_accepted(run, pictures, known, number):
@@ -672,12 +680,24 @@ def test_a_signal_ends_it_after_all_that_was_accepted(run, pictures, known, numb
         for client in clients:
             client.start()
         until(lambda: sum(answered) > 50, 30)
+        # One request that takes long enough to be under way when the signal comes.
+        body, form = multipart([large(pictures[0])] * 24)
+        lines = [f"{name}: {value}\r\n" for name, value in form.items()]
+        heavy = socket.create_connection(("127.0.0.1", port), 20)
+        heavy.sendall(head(len(body), "".join(lines)) + body)
+        time.sleep(0.2)
         process.send_signal(number)
         started = time.monotonic()
+        found = http.client.HTTPResponse(heavy)
+        found.begin()
+        predictions = json.loads(found.read())["predictions"]
+        assert [one["label"] for one in predictions] == [known[0].label] * 24
         rest = process.communicate(timeout=30)[1]
-        assert time.monotonic() - started < 15
+        assert time.monotonic() - started < 25
         for client in clients:
             client.join(30)
+        found.close()
+        heavy.close()
         slow.close()
     finally:
         process.kill()
@@ -685,5 +705,5 @@ def test_a_signal_ends_it_after_all_that_was_accepted(run, pictures, known, numb
         process.stderr.close()
     assert process.returncode == 128 + number
     accepted, sent = re.search(r"([\d,]+) requests accepted, ([\d,]+) answered", rest).groups()
-    assert accepted == sent == f"{sum(answered):,}"
+    assert accepted == sent == f"{sum(answered) + 1:,}"
     assert "Traceback" not in rest
