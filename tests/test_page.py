@@ -215,7 +215,7 @@ def test_by_keyboard_alone(browser, grey_server, picture):
     """Every control is reached by Tab and shows that it is; a digit is drawn by arrows."""
     with opened(browser, grey_server.url, viewport=DESK, locale="en-US") as page:
         choosers = []  # listened for from the start: it takes the browser a while to know
-        page.on("filechooser", choosers.append)
+        page.on("filechooser", lambda one: choosers.append(one))
         page.wait_for_selector("#ways:not([hidden])")
         reached = []
         for _ in range(12):
