@@ -32,8 +32,9 @@ browser: $(VENV)/ready
 # The tests of kills, faults and hostile inputs in their whole numbers: 216 kills, 10,000 flipped
 # bits, 20,000 cases of each property and so on.
 long: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet schemathesis
 	RESLAB_LONG=1 $(BIN)/python -m pytest -s tests/test_faults.py tests/test_features.py \
-	  tests/test_nothing_slips.py tests/test_properties.py
+	  tests/test_nothing_slips.py tests/test_properties.py tests/test_hostile_requests.py
 
 # An hour: what reads strangers' bytes, guided by coverage.
 fuzz: $(VENV)/ready

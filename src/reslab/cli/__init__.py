@@ -32,6 +32,7 @@ COMMANDS = {  # the module of each, which is imported when the command is asked 
     "compare": "look",
     "runs": "look",
     "export": "put",
+    "serve": "serve",
     "cache": "cache",
 }
 for _name, _module in COMMANDS.items():

@@ -103,4 +103,4 @@ def least_in_set(held: tuple[float, ...], coverage: float, whose: str) -> float:
             f" {coverage:g}: {needed} are needed; carve more with --split.validation, or ask for"
             " less"
         )
-    return held[rank - 1]
+    return held[min(rank, len(held)) - 1]

@@ -207,18 +207,39 @@ class Classifier:
             logits = averaged(network, x, self.model.averaging)
         return probabilities(logits.cpu(), temperature)
 
+    def read(self, picture: PictureLike) -> torch.Tensor | InputError:
+        """A picture as `rows` takes it, uint8 (C, *size), or why it cannot be read."""
+        return self._read(picture)[1]
+
+    def rows(self, pixels: list[torch.Tensor]) -> np.ndarray:
+        """Calibrated probabilities (N, classes) of what `read` gave, in one pass.
+
+        From the network as it predicts many pictures, however few these are.
+        """
+        return self._probabilities(self._for_many(), pixels, self.model.temperature)
+
     def explain(self, picture: PictureLike, label: str | None = None) -> Explanation:
         """Which places of a picture speak for a class: for the likeliest if none is named.
 
         Raises InputError if the picture cannot be read, the class is unknown, or the network has
         no layer with places.
         """
-        if label is not None and label not in self.classes:
-            raise InputError(f"no class {label!r} in this model{nearest(label, self.classes)}")
+        self.refuse_unknown_class(label)
         computing()
         name, pixels = self._read(picture)
         if isinstance(pixels, InputError):
             raise pixels
+        return self.explain_pixels(pixels, label, name)
+
+    def refuse_unknown_class(self, label: str | None) -> None:
+        """Raise InputError for a class that this model has not."""
+        if label is not None and label not in self.classes:
+            raise InputError(f"no class {label!r} in this model{nearest(label, self.classes)}")
+
+    def explain_pixels(
+        self, pixels: torch.Tensor, label: str | None = None, name: str = ""
+    ) -> Explanation:
+        """As `explain`, of what `read` gave for a picture."""
         row = self._probabilities(self._network, [pixels], self.model.temperature)[0]
         index = int(row.argmax()) if label is None else self.classes.index(label)
         x = self.preprocessing.normalise(pixels[None])

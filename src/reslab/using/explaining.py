@@ -13,6 +13,7 @@ from reslab.judging.charts import is_our_png, png_bytes
 from reslab.judging.overlay import overlay
 from reslab.pictures.decoding import UnreadablePictureError, decode
 from reslab.pictures.files import LARGEST_FILE
+from reslab.pictures.preprocessing import Preprocessing
 from reslab.using.classifier import Classifier, expand
 from reslab.using.prediction import Explanation
 
@@ -74,6 +75,16 @@ def explain_pictures(
             "map": found.map.round(_DIGITS).astype(float).round(_DIGITS).tolist(),
             "png": None if place is None else str(place),
         }
+
+
+def marked_picture(data: bytes, found: Explanation, record: Preprocessing) -> bytes:
+    """The whole picture of a file's bytes with an explanation's map over it, as a PNG.
+
+    Raises UnreadablePictureError if it cannot be read.
+    """
+    pixels = decode(data, 3).permute(1, 2, 0).numpy()
+    region = record.region(*pixels.shape[:2])
+    return png_bytes(overlay(*_shown(pixels, found, region)))
 
 
 def _folder(path: Path) -> Path:

@@ -1,0 +1,1 @@
+"""A model behind HTTP: a bounded queue, one network, an interface for programs and one page."""
