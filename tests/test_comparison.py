@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import shutil
 import sys
 
 import numpy as np
@@ -96,11 +97,36 @@ def test_other_test_pictures_are_refused(run, other, tmp_path):
         reslab.compare([run.path])
     cut = (foreign.path / "predictions.csv").read_bytes().splitlines(keepends=True)
     (foreign.path / "predictions.csv").write_bytes(b"".join(cut[:-1]))
-    with pytest.raises(InputError, match=r"23 rows where run\.json counts 24"):
+    with pytest.raises(InputError, match=r"23 rows, \d+ of them right, where run\.json counts 24"):
         reslab.compare([foreign.path, foreign.path])
     (foreign.path / "predictions.csv").write_bytes(b"".join([*cut[:3], b"a,b,c,d\n"]))
     with pytest.raises(InputError, match=r"predictions\.csv:4: no row"):
         reslab.compare([foreign.path, foreign.path])
+
+
+def test_a_table_that_was_sorted_since_is_put_in_order(run, other, tmp_path):
+    """As a spreadsheet's user does; a picture is known by its path."""
+    expected = reslab.compare([run.path, other.path]).pairs[0].paired
+    shutil.copytree(other.path, tmp_path / "sorted")
+    table = tmp_path / "sorted" / "predictions.csv"
+    header, *rows = table.read_text("utf-8").splitlines(keepends=True)
+    table.write_text(header + "".join(sorted(rows, key=lambda row: row.split(",")[-1])), "utf-8")
+    assert reslab.compare([run.path, tmp_path / "sorted"]).pairs[0].paired == expected
+    same = reslab.compare([other.path, tmp_path / "sorted"]).pairs[0]
+    assert (same.paired.first_only, same.paired.second_only) == (0, 0)
+    assert same.verdict == "too_few"
+    table.write_text(header + "".join(rows).replace("狗", "狼"), "utf-8")
+    with pytest.raises(InputError, match=r"predictions\.csv:\d+: no row of this run"):
+        reslab.compare([run.path, tmp_path / "sorted"])
+
+
+def test_a_run_that_goes_on_is_not_compared(run, other, tmp_path):
+    shutil.copytree(other.path, tmp_path / "going")
+    open_run(tmp_path / "going").write_info(status="interrupted")
+    with pytest.raises(InputError, match="not finished"):
+        reslab.compare([run.path, tmp_path / "going"])
+    with pytest.raises(InputError, match="two runs or more"):
+        reslab.compare(str(run.path))
 
 
 def test_runs_are_listed_newest_first(run, other, tmp_path, capsys, monkeypatch):

@@ -1,6 +1,7 @@
 """Where the network looks: at what matters, in the right place, told plainly where it cannot."""
 
 import json
+import os
 import sys
 import threading
 
@@ -16,6 +17,7 @@ from reslab.errors import InputError
 from reslab.judging.overlay import overlay
 from reslab.networks.explaining import grad_cam, spatial_layer
 from reslab.pictures.preprocessing import Preprocessing
+from reslab.using.explaining import explain_pictures
 
 CORNERS = {"top left": (0, 0), "bottom right": (16, 16)}
 
@@ -191,10 +193,25 @@ def test_an_overlay_replaces_no_file_of_others(corners, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = f"{corners.info['source']['data']}/test/red/0.png"
     monkeypatch.setattr(sys, "argv", ["reslab", "explain", str(corners.path), path])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    assert (tmp_path / "explained" / "0.explained.png").read_bytes() == b"mine"
+    for _ in range(2):
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        (tmp_path / "explained" / "0.explained.png").unlink()
+        os.mkfifo(tmp_path / "explained" / "0.explained.png")  # is not waited for
+
+
+def test_overlays_of_other_pictures_stay(corners, tmp_path):
+    """Those of another folder, or of another class; the same one is drawn anew."""
+    data = corners.info["source"]["data"]
+    given = [(f"{data}/test/red/0.png", None), (f"{data}/test/blue/0.png", None),
+             (f"{data}/test/red/0.png", "blue"), (f"{data}/test/red/0.png", None)]  # fmt: skip
+    places = []
+    for path, label in given:
+        (found,) = explain_pictures(corners.path, [path], label=label, out=tmp_path / "out")
+        places.append(found["png"])
+    assert len(set(places)) == 3
+    assert places[0] == places[3]
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (40, 20, 3)])

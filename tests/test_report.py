@@ -16,9 +16,11 @@ from browser import axe_findings, chromium, opened
 from drawn_pictures import fill, picture
 from reslab.cli import main
 from reslab.errors import InputError
+from reslab.judging.metrics import confusion_of
+from reslab.reporting.comparison import compare
 from reslab.reporting.content import gather
 from reslab.reporting.page import report_page
-from reslab.reporting.reports import pictures_of
+from reslab.reporting.reports import _curves, pictures_of
 from reslab.reporting.words import _TEXTS, choose_language
 from reslab.run.display import Display
 from reslab.run.folder import open_run
@@ -93,6 +95,35 @@ def test_mistakes_are_the_most_confident_ones_with_where_it_looked(poor):
         assert html.escape(answer.path) in page
 
 
+def test_a_name_that_breaks_lines_stays_one(tmp_path):
+    """And a report that cannot be made does not cost the run."""
+    fill(tmp_path / "d" / "train", 8)
+    fill(tmp_path / "d" / "test", 4, start=50)
+    (tmp_path / "d" / "test" / "猫" / "050.png").rename(tmp_path / "d" / "test" / "猫" / "a\rb.png")
+    run = reslab.train(tmp_path / "d", out=tmp_path / "r", epochs=1, **SETTINGS)
+    assert run.finished
+    names = [answer.path for answer in gather(run, None).answers]
+    assert "test/猫/a\rb.png" in names
+    assert len(names) == 12
+
+
+def test_a_page_is_not_worth_a_run(split_photos, tmp_path, monkeypatch, capsys):
+    def fails(*given):
+        raise InputError("whatever")
+
+    monkeypatch.setattr("reslab.training.run_files.write_report", fails)
+    run = reslab.train(split_photos, out=tmp_path / "r", epochs=1, **SETTINGS)
+    assert run.finished
+    assert run.test["n"] == 24
+    assert "no report: whatever" in capsys.readouterr().err
+
+
+def test_seven_runs_have_seven_curves(poor):
+    comparison = compare([poor.path] * 7)
+    (_, losses), (_, accuracies) = _curves(comparison)
+    assert losses.count("<polyline") == accuracies.count("<polyline") == 7
+
+
 def test_it_is_made_of_the_run_alone(poor, tmp_path):
     """Written anew from the folder, it is the page that train wrote, but for the look it counts."""
     again = report_page(gather(poor, pictures_of(poor, Display(quiet=True))), "zh")
@@ -111,9 +142,11 @@ def test_pictures_that_are_gone_are_not_shown(poor, tmp_path, capsys):
     shutil.copytree(poor.path, tmp_path / "moved")
     run = open_run(tmp_path / "moved")
     run.write_info(source=run.info["source"] | {"data": str(tmp_path / "gone")})
-    reslab.report([run.path], language="en")
+    with pytest.raises(InputError, match="has the pictures, which are not to be had any more"):
+        reslab.report(run.path, language="en")  # it would lose them
+    reslab.report(run.path, language="en", out=tmp_path / "bare.html")
     assert "the report shows no pictures" in capsys.readouterr().err
-    page = text_of(run)
+    page = (tmp_path / "bare.html").read_text("utf-8")
     assert "The pictures are not where they were" in said(page)
     assert "data:image" not in page
 
@@ -140,6 +173,9 @@ def test_a_thousand_classes_stay_readable(run, tmp_path):
         "true": "类别 3", "said": "类别 7", "times": 5, "share": pytest.approx(5 / 14)
     }  # fmt: skip
     assert report_page(content, "en").count('<table class="matrix">') == 1
+    sparse = {key: value for key, value in scores.items() if key != "confusion_matrix"}
+    counts = [[row, row, 9] for row in range(1000)] + [[3, 7, 5]]
+    assert np.array_equal(confusion_of(sparse | {"confusion_counts": counts}), table)
 
 
 def test_a_run_without_test_pictures_says_so(tmp_path):
@@ -194,20 +230,24 @@ def test_looks_are_counted_with_their_command(split_photos, tmp_path, capsys, mo
         ["evaluate", out / "model.safetensors", split_photos, "--split", "all"],
         ["evaluate", out, split_photos, "--split", "train"],  # none
         ["evaluate", out, split_photos, "--split", "val"],  # none
+        ["evaluate", out / "checkpoints" / "best.safetensors", split_photos],
+        ["evaluate", out, split_photos / "test"],  # the same pictures, named otherwise
         ["report", out],
     ):
         monkeypatch.setattr(sys, "argv", ["reslab", *map(str, words)])
         main()
     looks = looks_of(out)
-    assert len(looks) == 4
+    assert len(looks) == 6
     assert looks[1]["command"] == shlex.join(["reslab", "evaluate", str(out), str(split_photos)])
-    assert looks[3]["command"].startswith("reslab report")
+    assert looks[5]["command"].startswith("reslab report")
     assert all(re.match(r"\d{4}-\d\d-\d\dT", look["date"]) for look in looks)
-    assert count_looks(out, run.history) == 6
+    assert count_looks(out, run.history) == 8
     elsewhere = tmp_path / "else"
     fill(elsewhere, 4, start=900)
     reslab.evaluate(out, elsewhere, quiet=True)  # other pictures than the run's
-    assert len(looks_of(out)) == 4
+    assert len(looks_of(out)) == 6
+    reslab.train(split_photos, out=out, epochs=1, overwrite=True, **SETTINGS)
+    assert len(looks_of(out)) == 1  # of another run, which nobody has looked at
 
 
 def test_no_look_is_lost(split_photos, tmp_path):
@@ -238,6 +278,8 @@ def test_what_cannot_be_reported_is_told(run, split_photos, tmp_path):
     shutil.copytree(run.path, tmp_path / "old")
     old = open_run(tmp_path / "old")
     test = {key: value for key, value in run.test.items() if key != "per_class"}
+    for name in ("arrangement", "began", "language", "class_counts"):
+        del old.info[name]
     old.write_info(test=test)
     with pytest.raises(InputError, match=r"trained by reslab 0\.1\.0"):
         reslab.report([old.path], quiet=True)

@@ -45,8 +45,8 @@ def test_the_table_has_a_row_a_picture(run, split_photos, tmp_path, capsys, monk
     rows = rows_of(table)
     assert len(rows) == 10
     names = list(rows[0])
-    assert names == ["path", "label", "probability", "likeliest", "label_2", "probability_2",
-                     "set", "error"]  # fmt: skip
+    assert names == ["path", "label", "probability", "error", "likeliest", "label_2",
+                     "probability_2", "set"]  # fmt: skip
     classifier = reslab.Classifier.load(run.path)
     for row in rows:
         if row["path"].endswith("broken.png"):
@@ -69,13 +69,17 @@ def test_the_table_has_a_row_a_picture(run, split_photos, tmp_path, capsys, monk
 
 
 def test_a_table_of_odd_names_is_read_back(tmp_path):
-    found = [Prediction('a,"b"\n.png', "=1+1", 0.5, (Guess("=1+1", 0.5),)), InputError("line\nend")]
-    write_table(tmp_path / "t.csv", ['a,"b"\n.png', "b\udcff.png"], found, 5)
+    found = [Prediction('a,"b"\n.png', "=1+1", 0.5, (Guess("=1+1", 0.5),)), InputError("line\nend"),
+             InputError("carriage\rreturn")]  # fmt: skip
+    write_table(tmp_path / "t.csv", ['a,"b"\n.png', "b\udcff.png", "we\rird"], found, 5)
     assert is_prediction_table((tmp_path / "t.csv").read_bytes())
     with (tmp_path / "t.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["path"] for row in rows] == ['a,"b"\n.png', "b\udcff.png"]
-    assert rows[1]["error"] == "line\nend"
+    assert [row["path"] for row in rows] == ['a,"b"\n.png', "b\udcff.png", "we\rird"]
+    assert [row["error"] for row in rows] == ["", "line\nend", "carriage\rreturn"]
+    guesses = tuple(Guess(f"a long name of class {number}", 0.01) for number in range(100))
+    write_table(tmp_path / "wide.csv", ["a"], [Prediction("a", "b", 0.1, guesses)], 100)
+    assert is_prediction_table((tmp_path / "wide.csv").read_bytes()[:1024])
 
 
 def snapshot(folder):
@@ -132,13 +136,48 @@ def test_a_copy_that_fails_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "link", full)
-    monkeypatch.setattr("pathlib.Path.rename", full)
+    monkeypatch.setattr("shutil.copyfileobj", full)
     with pytest.raises(OSError, match="No space"):
         copy_into_class(predicted(tmp_path / "a.jpg"), tmp_path / "t")
     assert list((tmp_path / "t" / "cat").iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", ".", "con", "a\\b", "a:b", "end.", "x" * 300])
+def test_without_links_a_copy_is_whole_and_replaces_nothing(tmp_path, monkeypatch):
+    def absent(*given):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", absent)
+    long = "很" * 82 + ".jpg"  # 250 bytes, as many as a name may have
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.jpg").write_bytes(folder.encode())
+        os.utime(tmp_path / folder / "a.jpg", (1e9, 1e9))
+    (tmp_path / long).write_bytes(b"long")
+    placed = [copy_into_class(predicted(tmp_path / f / "a.jpg"), tmp_path / "t") for f in "ab"]
+    assert [path.name for path in placed] == ["a.jpg", "a (2).jpg"]
+    assert [path.read_bytes() for path in placed] == [b"a", b"b"]
+    assert placed[0].stat().st_mtime == 1e9
+    assert copy_into_class(predicted(tmp_path / long), tmp_path / "t").name == long
+    assert len(list((tmp_path / "t" / "cat").iterdir())) == 3
+
+
+def test_a_picture_that_cannot_be_copied_does_not_stop_the_others(
+    run, split_photos, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "猫").write_text("a file in the folder's place")
+    words = ["predict", run.path, split_photos / "test", "--copy-to", tmp_path / "t",
+             "--csv", tmp_path / "t.csv"]  # fmt: skip
+    status, _, said = command(words, capsys, monkeypatch)
+    assert status == 2
+    assert "cannot be copied" in said
+    rows = rows_of(tmp_path / "t.csv")
+    failed = [row for row in rows if row["error"]]
+    assert 0 < len(failed) < len(rows) == 24
+    assert len(list((tmp_path / "t").rglob("*.png"))) == 24 - len(failed)
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".", "x" * 300])
 def test_classes_that_no_folder_can_be_called_are_refused(name, tmp_path):
     with pytest.raises(InputError, match="names of classes that no folder can have"):
         refuse_unsortable(tmp_path / "t", ("a", name))
@@ -150,5 +189,5 @@ def test_odd_targets_are_refused(tmp_path):
     for target, why in ((tmp_path / "file", "a file stands"), (tmp_path / "no" / "t", "no folder")):
         with pytest.raises(InputError, match=why):
             refuse_unsortable(target, ("a", "b"))
-    with pytest.raises(InputError, match="folder of its doubts"):
-        refuse_unsortable(tmp_path / "t", ("a", "unknown"))
+    # Without --unknown-below nothing is in doubt, and any class is its own folder.
+    assert refuse_unsortable(tmp_path / "t", ("a", "unknown")) == tmp_path / "t"

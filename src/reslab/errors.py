@@ -19,6 +19,10 @@ class InputError(ValueError):
         self.problems = tuple(problems)
 
 
+class NoPlacesError(InputError):
+    """A network has no layer whose outputs are places of the picture, so it cannot be explained."""
+
+
 class InterruptedRunError(Exception):
     """A signal stopped the run after its state was saved (exit status 128 + signal)."""
 

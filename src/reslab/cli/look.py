@@ -71,11 +71,13 @@ def compare(
             "better": f"{pair.b.path} is better",
             "worse": f"{pair.a.path} is better",
             "no_verdict": "may be luck",
+            "too_few": "too few pictures tell them apart",
         }[pair.verdict]
+        adjusted = f" ({pair.p_adjusted:.2g} by Holm)" if len(found.pairs) > 1 else ""
         print(
             f"{pair.a.path} -> {pair.b.path}: {pair.paired.difference:+.2%} ({low:+.2%} to"
             f" {high:+.2%}), {pair.paired.first_only:,} and {pair.paired.second_only:,} pictures"
-            f" that one alone got right, p = {pair.paired.p_value:.2g}: {verdict}"
+            f" that one alone got right, p = {pair.paired.p_value:.2g}{adjusted}: {verdict}"
         )
     if len(found.pairs) > 1:
         print(f"Verdicts go by p values after Holm's correction for {len(found.pairs)} pairs.")

@@ -99,7 +99,10 @@ def predict(
         if isinstance(found, InputError):
             continue
         if target is not None:
-            copy_into_class(found, target)
+            try:
+                copy_into_class(found, target)
+            except OSError as error:
+                rows[-1] = InputError(f"{found.path}: cannot be copied ({error.strerror})")
         if json:
             print_json(found.as_dict())
         else:

@@ -17,7 +17,7 @@ from reslab.pictures import draws
 MOST_KEPT = 10_000  # validation pictures whose probabilities are kept for sets
 _RANGE = math.log(1 / 20), math.log(20)  # of log temperature
 _SPREAD = 0.5  # of log temperature, before any picture has been seen
-_HALVINGS = 60
+_HALVINGS = 32
 _CLEARLY = 3.84 / 2  # nats: what chance alone gains in one case of twenty (S. Wilks, 1938)
 
 
@@ -87,8 +87,8 @@ def least_in_set(held: tuple[float, ...], coverage: float, whose: str) -> float:
 
     whose: names the model in a message. Raises InputError where the pictures are too few.
     """
-    if not 0 < coverage < 1:
-        raise InputError(f"coverage {coverage:g}: between 0 and 1, such as 0.95")
+    if not (isinstance(coverage, int | float) and 0 < coverage < 1):
+        raise InputError(f"coverage {coverage}: between 0 and 1, such as 0.95")
     if not held:
         raise InputError(
             f"{whose}: has no validation pictures to calibrate sets on (an old model, a run that"

@@ -31,10 +31,12 @@ def is_our_png(start: bytes) -> bool:
     return start.startswith(b"\x89PNG\r\n\x1a\n") and SOFTWARE.encode() in start
 
 
-def png_bytes(picture: Image.Image) -> bytes:
-    """A picture as a PNG that `is_our_png` knows."""
+def png_bytes(picture: Image.Image, source: str = "") -> bytes:
+    """A picture as a PNG that `is_our_png` knows, and that says in ASCII what it is of."""
     about = PngInfo()
     about.add_text("Software", SOFTWARE)
+    if source:
+        about.add_text("Source", source)
     data = io.BytesIO()
     picture.save(data, "PNG", pnginfo=about)
     return data.getvalue()

@@ -5,7 +5,7 @@ and its place in that list.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from reslab.pictures.table import Samples
 
+MOST_IN_TABLE = 100  # classes
 BINS = 15  # of probability, as is usual for the calibration error
 
 
@@ -120,7 +121,9 @@ def top5(logits: torch.Tensor, labels: torch.Tensor, judged: Judged) -> dict[str
 def by_class(logits: torch.Tensor, labels: torch.Tensor, judged: Judged) -> dict[str, Any]:
     """Each class's count, precision, recall and F1 by name, their means, the confusion matrix.
 
-    confusion_matrix: counts; a row for each true class, a column for each predicted one.
+    confusion_matrix: counts; a row for each true class, a column for each predicted one. Of more
+    than 100 classes it would be mostly zeros, so `confusion_counts` has (true, predicted, count) of
+    the others, the classes by index.
     A class that was never predicted has no precision, one without pictures no recall.
     """
     from sklearn.metrics import confusion_matrix, f1_score
@@ -141,12 +144,28 @@ def by_class(logits: torch.Tensor, labels: torch.Tensor, judged: Judged) -> dict
             "f1": 2 * hits / (wanted + said) if wanted + said else None,
         }
     held = true > 0
-    return {
+    if len(table) <= MOST_IN_TABLE:
+        confusion = {"confusion_matrix": table.tolist()}
+    else:
+        rows, columns = np.nonzero(table)
+        counts = np.stack([rows, columns, table[rows, columns]], axis=1)
+        confusion = {"confusion_counts": counts.tolist()}
+    return confusion | {
         "balanced_accuracy": float((right[held] / true[held]).mean()),
         "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
         "per_class": found,
-        "confusion_matrix": table.tolist(),
     }
+
+
+def confusion_of(scores: Mapping[str, Any]) -> np.ndarray:
+    """The confusion matrix (classes, classes) of what `by_class` gave."""
+    if "confusion_matrix" in scores:
+        return np.array(scores["confusion_matrix"])
+    classes = len(scores["per_class"])
+    table = np.zeros((classes, classes), dtype=np.int64)
+    for true, said, count in scores["confusion_counts"]:
+        table[true, said] = count
+    return table
 
 
 def confidence(logits: torch.Tensor, labels: torch.Tensor, judged: Judged) -> dict[str, Any]:

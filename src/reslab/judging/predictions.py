@@ -2,12 +2,14 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from reslab.disk import read_regular, write_safely
 from reslab.errors import InputError
+from reslab.judging.csv_text import csv_text
 from reslab.judging.metrics import probabilities
 from reslab.pictures.table import Samples
 
@@ -29,13 +31,11 @@ def write_predictions(
     """A row a sample: its path, its class, the predicted class and that one's probability."""
     table = probabilities(logits, temperature)
     best = table.argmax(1)
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HEADER)
+    rows: list[Sequence[str]] = [HEADER]
     for row, name in enumerate(samples.paths):
         label, prediction = classes[samples.labels[row]], classes[best[row]]
-        writer.writerow([name, label, prediction, f"{table[row, best[row]]:.9g}"])
-    write_safely(path, text.getvalue().encode("utf-8", "surrogateescape"))
+        rows.append([name, label, prediction, f"{table[row, best[row]]:.9g}"])
+    write_safely(path, csv_text(rows).encode("utf-8", "surrogateescape"))
 
 
 def read_predictions(path: Path, classes: tuple[str, ...]) -> list[tuple[str, str, str, float]]:

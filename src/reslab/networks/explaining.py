@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from reslab.errors import InputError
+from reslab.errors import NoPlacesError
 from reslab.networks.inference import as_input
 
 
 def spatial_layer(network: nn.Module, x: torch.Tensor) -> str:
     """The name of the last layer whose output for x (N, C, H, W) is maps (N, channels, h, w).
 
-    Raises InputError where there is none: nothing but vectors, or tokens as a transformer has.
+    Raises NoPlacesError where there is none: nothing but vectors, or tokens as a transformer has.
     """
     names = {module: name for name, module in network.named_modules()}
     found: list[str] = []
@@ -35,7 +35,7 @@ def spatial_layer(network: nn.Module, x: torch.Tensor) -> str:
         for handle in handles:
             handle.remove()
     if not found:
-        raise InputError(
+        raise NoPlacesError(
             "this network has no layer whose outputs are places of the picture, so there is nothing"
             " to show: Grad-CAM needs convolutions up to the last pooling"
         )

@@ -70,6 +70,13 @@ def joined(parts: Sequence[Samples]) -> Samples:
     )
 
 
+def arrangement_of(samples: Samples) -> str:
+    """SHA-256 over the contents and classes of samples in their order."""
+    digest = hashlib.sha256(np.ascontiguousarray(samples.keys).tobytes())
+    digest.update(samples.labels.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True)
 class Pictures:
     """A data set: its classes, fixed once by name, and its splits.
@@ -114,12 +121,7 @@ class Pictures:
 
     def arrangement(self) -> dict[str, str]:
         """For each split SHA-256 over its samples' contents and classes in their order."""
-        found = {}
-        for name, samples in self:
-            digest = hashlib.sha256(np.ascontiguousarray(samples.keys).tobytes())
-            digest.update(samples.labels.astype("<i8").tobytes())
-            found[name] = digest.hexdigest()
-        return found
+        return {name: arrangement_of(samples) for name, samples in self}
 
     def with_notes(self, *notes: str) -> "Pictures":
         return replace(self, notes=(*self.notes, *notes))

@@ -17,6 +17,7 @@ _SCORES = (
     "n", "accuracy", "accuracy_interval", "loss", "top5_accuracy", "balanced_accuracy", "macro_f1",
     "expected_calibration_error", "brier_score",
 )  # fmt: skip
+_LEAST = 6  # pictures that one alone got right, below which no share of them says anything
 _LIKELY = 0.05  # a p value below it is called more than luck
 
 
@@ -31,7 +32,9 @@ class Pair:
 
     @property
     def verdict(self) -> str:
-        """better, worse (b against a), or no_verdict."""
+        """better, worse (b against a), no_verdict, or too_few pictures that one alone got right."""
+        if self.paired.first_only + self.paired.second_only < _LEAST:
+            return "too_few"
         if self.p_adjusted >= _LIKELY:
             return "no_verdict"
         return "better" if self.paired.difference > 0 else "worse"
@@ -87,7 +90,7 @@ def compare(runs: Sequence[str | Path]) -> Comparison:
     interval and the p value of McNemar's exact test: `reslab.judging.comparison`.
     Raises InputError if a run is not finished, or if the test pictures differ.
     """
-    if len(runs) < 2:
+    if isinstance(runs, str | Path) or len(runs) < 2:
         raise InputError("compare: name two runs or more")
     opened = tuple(open_run(run) for run in runs)
     rights = _right_answers(opened)
@@ -103,32 +106,52 @@ def compare(runs: Sequence[str | Path]) -> Comparison:
 
 def _right_answers(runs: Sequence[Run]) -> list[np.ndarray]:
     """Which test pictures each run got right. Raises InputError where they are not the same."""
-    first, rights = runs[0], []
-    names_before = None
+    first = runs[0]
+    tables = []
     for run in runs:
-        # In this order: a run that has no score has no table.
-        if not run.test or run.classes != first.classes:
+        run.refuse_unfinished()
+        if not run.test or run.classes != first.classes:  # a run without a score has no table
             raise InputError(
                 f"{run.path}: its classes are not those of {first.path}, so their test pictures"
                 " cannot be the same"
             )
-        rows = read_predictions(run.path / "predictions.csv", run.classes)
-        names = [(path, label) for path, label, _, _ in rows]
-        names_before = names if names_before is None else names_before
         digests = [each.info.get("arrangement", {}).get("test") for each in (run, first)]
-        if digests[0] != digests[1] or (None in digests and names != names_before):
-            raise InputError(
-                f"{run.path}: was not scored on the test pictures of {first.path}, in their order"
-                " and with their labels, so a difference would say nothing of the networks; score"
-                " both on one set with `reslab evaluate`"
-            )
-        if len(rows) != run.test["n"]:
-            raise InputError(
-                f"{run.path / 'predictions.csv'}: {len(rows)} rows where run.json counts"
-                f" {run.test['n']} test pictures"
-            )
-        rights.append(np.array([label == said for _, label, said, _ in rows]))
-    return rights
+        rows = _table(run)
+        if digests[0] != digests[1] and None not in digests:
+            raise _not_comparable(run, first)
+        tables.append(rows)
+    # Tables may have been sorted since; a picture is known by its path, or else by its place.
+    by_name = [sorted(rows, key=lambda row: row[:2]) for rows in tables]
+    if any([row[:2] for row in rows] != [row[:2] for row in by_name[0]] for rows in by_name):
+        # Files that were renamed: the very contents in the very order, or nothing.
+        for run, rows in zip(runs, tables, strict=True):
+            known = run.info.get("arrangement", {}).get("test") is not None
+            if not known or [row[1] for row in rows] != [row[1] for row in tables[0]]:
+                raise _not_comparable(run, first)
+        by_name = tables
+    return [np.array([row[2] for row in rows]) for rows in by_name]
+
+
+def _table(run: Run) -> list[tuple[str, str, bool]]:
+    """(path, label, whether it was right) of each test picture, as the run's record counts them."""
+    path = run.path / "predictions.csv"
+    rows = [(name, label, label == said) for name, label, said, _ in
+            read_predictions(path, run.classes)]  # fmt: skip
+    counted = len(rows), sum(right for _, _, right in rows)
+    if counted != (run.test["n"], run.test["correct"]):
+        raise InputError(
+            f"{path}: {counted[0]} rows, {counted[1]} of them right, where run.json counts"
+            f" {run.test['n']} test pictures and {run.test['correct']} right"
+        )
+    return rows
+
+
+def _not_comparable(run: Run, first: Run) -> InputError:
+    return InputError(
+        f"{run.path}: was not scored on the test pictures of {first.path}, or its record does not"
+        " show it, so a difference would say nothing of the networks; score both on one set with"
+        " `reslab evaluate`"
+    )
 
 
 def _differences(runs: Sequence[Run]) -> dict[str, tuple[Any, ...]]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from reslab.errors import InputError
+from reslab.judging.metrics import confusion_of
 from reslab.judging.predictions import read_predictions
 from reslab.judging.sheet import each_class_in_turn
 from reslab.networks.measuring import NetworkSummary, measure
@@ -81,7 +82,7 @@ class Content:
 
     def pairs(self) -> list[dict[str, Any]]:
         """The pairs of classes that are most often confused, by how often."""
-        table = np.array(self.scores["confusion_matrix"])
+        table = confusion_of(self.scores)
         totals = table.sum(axis=1)
         np.fill_diagonal(table, 0)
         order = np.argsort(-table, axis=None, kind="stable")[:PAIRS]
@@ -157,9 +158,10 @@ def gather(run: Run, pictures: Pictures | None) -> Content:
     has_maps = True
     if pictures is not None:
         try:
+            _refuse_another_order(answers, pictures)
             samples = _samples(pictures, model)
             mistakes, has_maps = _mistakes(pictures, answers, model)
-        except InputError:  # a file is gone: what was measured can be told all the same
+        except InputError:  # a file is gone: what was measured can be told all the same.
             pictures = None
     return Content(
         run=run,
@@ -177,6 +179,12 @@ def gather(run: Run, pictures: Pictures | None) -> Content:
         has_pictures=pictures is not None,
         has_maps=has_maps,
     )
+
+
+def _refuse_another_order(answers: list[Answer], pictures: Pictures) -> None:
+    """Raise InputError if a table that was sorted since would show other pictures than it names."""
+    if answers and [answer.path for answer in answers] != list(pictures.splits["test"].paths):
+        raise InputError("predictions.csv does not name the test pictures in their order")
 
 
 def command_of(info: dict[str, Any]) -> str:

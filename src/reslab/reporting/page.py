@@ -5,11 +5,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from reslab.disk import write_safely
+from reslab.judging.metrics import confusion_of
 from reslab.pictures.table import Pictures
 from reslab.reporting.charts import (
     Axis,
@@ -26,6 +26,7 @@ from reslab.reporting.words import LANGUAGES, say, say_in
 from reslab.run.folder import Run
 
 MARK = '<meta name="generator" content="reslab">'  # in a page's first KiB
+COLOURS = 6  # of the style sheet, for runs side by side
 MATRIX = 20  # classes up to which the confusion matrix is a table
 SPLITS = ("train", "validation", "test")
 
@@ -94,10 +95,9 @@ def report_page(content: Content, language: str) -> str:
             (what, curve(content.history, what, f"curve-{what}")) for what in ("loss", "accuracy")
         ],
         counts=_counts(info),
-        matrix=_matrix(scores["confusion_matrix"]) if scores and small else None,
-        matrix_picture=(
-            heat_map(np.array(scores["confusion_matrix"])) if scores and not small else None
-        ),
+        matrix=_matrix(confusion_of(scores).tolist()) if scores and small else None,
+        matrix_picture=heat_map(confusion_of(scores)) if scores and not small else None,
+        matrix_alt=say_in(language, "confusion"),
         reliability=reliability_chart(scores) if scores else None,
         coverage=coverage_chart(content) if content.answers else None,
     )
@@ -121,7 +121,8 @@ def curve(
             if row.get(f"{split}_{what}") is not None
         ]
         if points:
-            series.append(Series(points, split, dots=len(points) <= 30))
+            style = f"run{int(split[3:]) % COLOURS}" if split.startswith("run") else split
+            series.append(Series(points, style, dots=len(points) <= 30))
     places = [float(row[by]) for row in history]
     values = [point[1] for one in series for point in one.points]
     x = number_axis("epoch", places, whole=True) if by == "epoch" else None
@@ -145,7 +146,9 @@ def reliability_chart(scores: dict[str, Any]) -> str:
         largest = max(each["n"] for each in bins)
         return Series(points, style, False, True, [each["n"] / largest for each in bins])
 
-    series = [series_of(scores, "test"), series_of(scores["raw"], "raw")]
+    series = [series_of(scores, "test")]
+    if scores["temperature"] != 1:
+        series.append(series_of(scores["raw"], "raw"))
     return chart(
         series, percent_axis("said_probability"), percent_axis("was_right"), "reliability",
         diagonal=True,

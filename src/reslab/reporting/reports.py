@@ -19,7 +19,7 @@ from reslab.run.looks import note_look
 
 
 def report(
-    runs: Sequence[str | Path],
+    runs: str | Path | Sequence[str | Path],
     *,
     out: str | Path | None = None,
     language: str | None = None,
@@ -27,12 +27,14 @@ def report(
 ) -> Path:
     """Write the report of a finished run, or one that compares several, as one HTML file.
 
+    runs: a run folder, or several.
     out: the file; report.html in the run's folder if None, comparison.html here for several.
     language: which one the page opens in, en or zh; the system's if None. It has both.
     quiet: show no progress.
     Each is a look at the test split, and is counted. Returns the file. Raises InputError if a run
     is not finished, or if several were not scored on the same test pictures.
     """
+    runs = (runs,) if isinstance(runs, str | Path) else tuple(runs)
     if not runs:
         raise InputError("report: name at least one run")
     language = choose_language(language)
@@ -42,10 +44,15 @@ def report(
     opened = [open_run(run) for run in runs]
     refuse_foreign(path, "--out", is_our_page, "a page of reslab's")
     if alone:
-        _refuse_unfinished(opened[0])
+        opened[0].refuse_unfinished()
         computing()
-        pictures = pictures_of(opened[0], display)
         gather(opened[0], None)  # what cannot be reported is no look
+        pictures = pictures_of(opened[0], display)
+        if pictures is None and out is None and path.exists():
+            raise InputError(
+                f"{path}: has the pictures, which are not to be had any more; name another --out"
+                " for a page without them"
+            )
         _count(opened, display)
         write_page(path, report_page(gather(opened[0], pictures), language))
     else:
@@ -53,14 +60,6 @@ def report(
         _count(opened, display)
         write_page(path, comparison_page(comparison, language))
     return path
-
-
-def _refuse_unfinished(run: Run) -> None:
-    if not run.finished:
-        raise InputError(
-            f"{run.path}: not finished, so there is nothing to report; go on with `reslab resume"
-            f" {run.path}`"
-        )
 
 
 def pictures_of(run: Run, display: Display) -> Pictures | None:
@@ -76,7 +75,7 @@ def pictures_of(run: Run, display: Display) -> Pictures | None:
     except InputError as error:
         display.warn(f"the report shows no pictures: {str(error).splitlines()[0]}")
         return None
-    if pictures.arrangement() != run.info["arrangement"]:
+    if pictures.arrangement() != run.info.get("arrangement"):
         display.warn(f"the report shows no pictures: those of {pictures.name} have changed")
         return None
     return pictures
@@ -108,12 +107,12 @@ def _curves(comparison: Comparison) -> list[tuple[str, str]]:
     found = []
     for what in ("loss", "accuracy"):
         rows = [
-            {"epoch": record["epoch"], f"run{number % 6}_{what}": record[f"validation_{what}"]}
+            {"epoch": record["epoch"], f"run{number}_{what}": record[f"validation_{what}"]}
             for number, history in enumerate(histories)
             for record in history
             if record.get(f"validation_{what}") is not None
         ]
-        styles = [f"run{number}" for number in range(min(6, len(histories)))]
+        styles = [f"run{number}" for number in range(len(histories))]
         drawn = curve(rows, what, f"curve-{what}", styles)
         if drawn:
             found.append((what, drawn))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from reslab.errors import InputError
+from reslab.errors import NoPlacesError
 from reslab.judging.overlay import overlay
 from reslab.networks.explaining import grad_cam, spatial_layer
 from reslab.networks.model_file import Model
@@ -66,7 +66,7 @@ def where_it_looked(
     x = model.preprocessing.normalise(pixels)
     try:
         layer = spatial_layer(model.network, x[:1])
-    except InputError:
+    except NoPlacesError:
         return None
     drawn = []
     for start in range(0, len(x), _TOGETHER):

@@ -142,10 +142,23 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "confidence": ("How far it can be believed", "有多可信"),
     "confidence_help": (
         "Where the network says 80 %, it should be right in 80 % of the cases: the dots should lie"
-        " on the line; a larger dot stands for more pictures. Probabilities were divided by a"
-        " temperature of {temperature}, fitted on the validation split.",
-        "网络说 80 % 时，应当有 80 % 是对的：圆点应落在线上，圆点越大图片越多。"
-        "概率已用温度 {temperature} 校准，由验证集拟合。",
+        " on the line; a larger dot stands for more pictures.",
+        "网络说 80 % 时，应当有 80 % 是对的：圆点应落在线上，圆点越大图片越多。",
+    ),
+    "temperature_fitted": (
+        "Probabilities were divided by a temperature of {temperature}, fitted on the validation"
+        " split.",
+        "概率已除以温度 {temperature}，由验证集拟合。",
+    ),
+    "temperature_kept": (
+        "They are shown as the network gives them: the validation split did not clearly call for"
+        " another temperature.",
+        "概率按网络给出的显示：验证集没有明确要求另一个温度。",
+    ),
+    "temperature_none": (
+        "They are shown as the network gives them: without a validation split nothing could be"
+        " fitted.",
+        "概率按网络给出的显示：没有验证集，无从拟合。",
     ),
     "reliability": ("said and true", "所说与实际"),
     "said_probability": ("probability that it says", "网络给出的概率"),
@@ -206,6 +219,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "verdict": ("verdict", "结论"),
     "is_better": ("{name} is better", "{name} 更好"),
     "no_verdict": ("may be luck", "可能只是运气"),
+    "too_few": ("too few pictures tell them apart", "能区分二者的图片太少"),
     "many_pairs": (
         "With {n} pairs some differences look real by chance: the verdict goes by p values after"
         " Holm's correction.",

@@ -82,6 +82,14 @@ class Run:
     def finished(self) -> bool:
         return self.info.get("status") == "finished"
 
+    def refuse_unfinished(self) -> None:
+        """Raise InputError unless the run has come to its end."""
+        if not self.finished:
+            raise InputError(
+                f"{self.path}: not finished, so its scores are none yet, or of an earlier end; go"
+                f" on with `reslab resume {self.path}`"
+            )
+
     @property
     def begun(self) -> bool:
         """Whether it has come to its first checkpoint; killed before that, a run begins anew."""
@@ -153,7 +161,7 @@ class Run:
     def _files_of_the_run_before(self) -> list[str]:
         if not (self.path / "run.json").exists():
             return []
-        named = open_run(self.path).info.get("files") or _FILES_OF_0_1_0
+        named = [*(open_run(self.path).info.get("files") or _FILES_OF_0_1_0), "looks.jsonl"]
         # Whoever edited the record does not make us delete what lies elsewhere.
         known = [name for name in named if _OWN_NAME.fullmatch(name)]
         return sorted(known, key="run.json".__eq__)  # last: what is left of a run names its files

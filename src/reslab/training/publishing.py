@@ -37,6 +37,8 @@ def publish(session: Session) -> None:
     # The report is made of these, and tells no times.
     run.info |= results | {name: standing[name] for name in standing if name != "seconds"}
     write_files(outcome, finished=True)
+    for problem in outcome.problems:
+        session.display.warn(problem)
     run.write_info(status="finished", **session.standing())
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from reslab.errors import InputError
 from reslab.judging.calibration import Calibration
 from reslab.judging.charts import draw_curves
 from reslab.judging.metrics import Judged
@@ -27,7 +28,8 @@ from reslab.run.looks import LOOKS_FILE, note_look
 class Outcome:
     """What a run has come to: `judged` and `logits` (N, classes) of each split that was scored.
 
-    A run that was stopped has none, and no calibration.
+    A run that was stopped has none, and no calibration. `problems` are of files that could not be
+    made, and without which a run is whole.
     """
 
     run: Run
@@ -35,6 +37,7 @@ class Outcome:
     calibration: Calibration = field(default_factory=Calibration)
     judged: dict[str, Judged] = field(default_factory=dict)
     logits: dict[str, torch.Tensor] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,11 @@ def _curves(path: Path, outcome: Outcome) -> None:
 
 
 def _report(path: Path, outcome: Outcome) -> None:
-    write_report(path, outcome.run, outcome.pictures, outcome.run.info.get("language", "en"))
+    language = outcome.run.info.get("language", "en")
+    try:
+        write_report(path, outcome.run, outcome.pictures, language)
+    except InputError as error:  # a page is not worth a run
+        outcome.problems.append(f"no report: {error}")
 
 
 RUN_FILES = (

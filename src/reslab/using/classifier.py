@@ -132,8 +132,8 @@ class Classifier:
         if top < 1:
             raise InputError(f"top is {top}; it is how many classes to name, at least 1")
         if unknown_below is not None:
-            if not 0 <= unknown_below <= 1:
-                raise InputError(f"unknown-below {unknown_below:g}: a probability from 0 to 1")
+            if not (_is_number(unknown_below) and 0 <= unknown_below <= 1):
+                raise InputError(f"unknown-below {unknown_below}: a probability from 0 to 1")
             if UNKNOWN in self.classes:
                 raise InputError(
                     f"unknown-below: the model has a class {UNKNOWN!r}, so the answer would say"
@@ -147,14 +147,15 @@ class Classifier:
         return Asked(top, unknown_below, least, 1.0 if raw else self.model.temperature)
 
     def stream(
-        self, pictures: Iterable[PictureLike], asked: Asked | None = None
+        self, pictures: Iterable[PictureLike], top: int | Asked = 5
     ) -> Iterator[Prediction | InputError]:
         """A prediction for each picture in order, an InputError where it cannot be read.
 
+        top: how many classes to name, or all that `asked` settles.
         Memory stays the same however many there are.
         """
         computing()
-        asked = asked or self.asked()
+        asked = top if isinstance(top, Asked) else self.asked(top)
         read = in_threads(self._read, pictures, ahead=2 * BATCH)
         part, following = list(islice(read, BATCH)), list(islice(read, BATCH))
         # By this call's pictures alone: what was asked before must not change a last digit.
@@ -234,7 +235,7 @@ class Classifier:
     def refuse_unknown_class(self, label: str | None) -> None:
         """Raise InputError for a class that this model has not."""
         if label is not None and label not in self.classes:
-            raise InputError(f"no class {label!r} in this model{nearest(label, self.classes)}")
+            raise InputError(f"no class {label!r} in this model{nearest(str(label), self.classes)}")
 
     def explain_pixels(
         self, pixels: torch.Tensor, label: str | None = None, name: str = ""
@@ -252,6 +253,10 @@ class Classifier:
             marks = grad_cam(self._explained, x, torch.tensor([index]), layer, self.device)[0]
         shown = pixels.permute(1, 2, 0).numpy()
         return Explanation(name, self.classes[index], float(row[index]), layer, marks, shown)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
 
 
 def _as_pillow(picture: object) -> Image.Image:

@@ -20,9 +20,10 @@ from reslab.pictures.data_source import DataSource
 from reslab.pictures.lists import SPLIT_NAMES
 from reslab.pictures.splitting import complete_splits, split_notes
 from reslab.pictures.store import PixelStore
-from reslab.pictures.table import Pictures, Samples, joined
+from reslab.pictures.table import Pictures, Samples, arrangement_of, joined
 from reslab.process import computing
 from reslab.run.display import Display
+from reslab.run.folder import open_run
 from reslab.run.looks import note_look
 
 
@@ -94,14 +95,12 @@ def evaluate(
     wanted = None if split is None else _split_name(split)
     pictures = _in_classes_of(loaded, source.open(loaded.classes))
     pictures = source.with_keys(pictures, display.track)
-    fingerprint = pictures.fingerprint()
-    pictures = _split_as_trained(loaded, pictures, fingerprint)
+    pictures = _split_as_trained(loaded, pictures)
     name, samples = _choose(pictures, wanted)
     store = PixelStore(samples, loaded.preprocessing).fill(
         track=display.track, what=f"reading {name}"
     )
-    trained_on = loaded.origin is not None and loaded.origin.fingerprint == fingerprint
-    noted = _note_look(user_path(model), pictures, name) if trained_on else ()
+    noted = _note_look(user_path(model), samples, pictures.splits.get("test"), name)
     network = loaded.network.to(device)
     network = network.to(memory_format=torch.channels_last)
     batches = evaluation_batches(store, loaded.preprocessing, batch_size)
@@ -119,17 +118,22 @@ def evaluate(
     )
 
 
-def _note_look(model: Path, pictures: Pictures, split: str) -> tuple[str, ...]:
-    """Count a look at the test split of a model's own run; what hindered it is to be noted."""
+def _note_look(model: Path, scored: Samples, test: Samples | None, split: str) -> tuple[str, ...]:
+    """Count a look at the test pictures of a model's own run; what hindered it is to be noted.
+
+    They are known by their contents and classes in their order, wherever they lie.
+    """
     folder = model if model.is_dir() else model.parent
-    if split not in ("test", "all") or "test" not in pictures.splits:
-        return ()
+    folder = folder.parent if folder.name == "checkpoints" else folder
     if not (folder / "run.json").is_file():
         return ()
     try:
-        note_look(folder, "evaluate", len(pictures.splits["test"]))
-    except OSError as error:
-        return (f"this look at the test split is not counted in {folder}: {error.strerror}",)
+        own = open_run(folder).info.get("arrangement", {}).get("test")
+        looked_at = (scored, test) if split == "all" and test is not None else (scored,)
+        if own is not None and own in [arrangement_of(samples) for samples in looked_at]:
+            note_look(folder, "evaluate", len(scored if split != "all" else looked_at[-1]))
+    except (OSError, InputError) as error:
+        return (f"this look at the test split is not counted in {folder}: {error}",)
     return ()
 
 
@@ -161,10 +165,10 @@ def _in_classes_of(model: Model, pictures: Pictures) -> Pictures:
     return replace(pictures, classes=model.classes, splits=splits)
 
 
-def _split_as_trained(model: Model, pictures: Pictures, fingerprint: str) -> Pictures:
+def _split_as_trained(model: Model, pictures: Pictures) -> Pictures:
     """Carve the splits again that training carved, if these are the pictures it saw."""
     origin = model.origin
-    if origin is None or origin.fingerprint != fingerprint:
+    if origin is None or origin.fingerprint != pictures.fingerprint():
         if "test" in pictures.splits:
             return pictures
         return pictures.with_notes(

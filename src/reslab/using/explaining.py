@@ -1,14 +1,24 @@
 """Explanations of picture files: the marked pictures and the numbers."""
 
+import itertools
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from reslab.disk import read_regular, refuse_unwritable_name, user_path, write_safely
-from reslab.errors import InputError, nearest
+from reslab.disk import (
+    open_regular,
+    read_regular,
+    real_path,
+    refuse_foreign,
+    refuse_unwritable_name,
+    user_path,
+    write_safely,
+)
+from reslab.errors import InputError, NoPlacesError, nearest
 from reslab.judging.charts import is_our_png, png_bytes
 from reslab.judging.overlay import overlay
 from reslab.pictures.decoding import UnreadablePictureError, decode
@@ -42,29 +52,27 @@ def explain_pictures(
     if label is not None and label not in classifier.classes:
         raise InputError(f"--class {label}: unknown{nearest(label, classifier.classes)}")
     folder = None if out is None else _folder(user_path(out))
-    taken: set[str] = set()
     for path in paths:
         try:
+            found = classifier.explain(path, label)
             data = read_regular(user_path(path), LARGEST_FILE)
-            found = classifier.explain(data, label)
             pixels = decode(data, 3).permute(1, 2, 0).numpy()
-        except (InputError, UnreadablePictureError) as error:
-            if "no layer" in str(error):
-                raise
-            yield InputError(f"{path}: {error}".replace("picture: ", ""))
+        except NoPlacesError:
+            raise
+        except InputError as error:
+            yield error
             continue
-        except OSError as error:
-            yield InputError(f"{path}: {error.strerror or error}")
+        except (UnreadablePictureError, OSError) as error:  # it has changed meanwhile
+            yield InputError(f"{path}: {error}")
             continue
         height, width = pixels.shape[:2]
         region = classifier.preprocessing.region(height, width)
         place = None
         if folder is not None:
-            place = folder / _free_name(Path(path).stem, taken)
+            about = sha256(f"{real_path(path)}\0{label}".encode("utf-8", "replace")).hexdigest()
+            place = _place(folder, Path(path).stem, about)
             marked = overlay(*_shown(pixels, found, region))
-            if place.exists() and not is_our_png(place.read_bytes()[:1024]):
-                raise InputError(f"--out: {place} stands there and is not ours; name another")
-            write_safely(place, png_bytes(marked))
+            write_safely(place, png_bytes(marked, about))
         yield {
             "path": path,
             "label": found.label,
@@ -96,14 +104,20 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _free_name(stem: str, taken: set[str]) -> str:
-    """The overlay's name; pictures of one name in several folders are numbered."""
-    name, number = f"{stem}.explained.png", 1
-    while name in taken:
-        number += 1
-        name = f"{stem} ({number}).explained.png"
-    taken.add(name)
-    return name
+def _place(folder: Path, stem: str, about: str) -> Path:
+    """Where an overlay goes: in the place of itself, or beside those of other pictures of the name.
+
+    Raises InputError if something stands there that is not ours.
+    """
+    for number in itertools.count(1):
+        place = folder / f"{stem}{f' ({number})' if number > 1 else ''}.explained.png"
+        if not place.exists():
+            return place
+        refuse_foreign(place, "--out", is_our_png, "an overlay of reslab's")
+        with open_regular(place) as file:
+            if about.encode() in file.read(1024):
+                return place
+    raise AssertionError("numbers do not end")
 
 
 def _shown(

@@ -3,16 +3,18 @@
 import filecmp
 import itertools
 import os
+import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from reslab.disk import real_path, refuse_unwritable_name, user_path
 from reslab.errors import InputError
-from reslab.using.prediction import UNKNOWN, Prediction
+from reslab.using.prediction import Prediction
 
+_WINDOWS = os.name == "nt"
+_STRANGE = set("/\0") | (set('\\:*?"<>|') if _WINDOWS else set())
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{p}{n}" for p in ("COM", "LPT") for n in range(1, 10))}
-_STRANGE = set('/\\:*?"<>|')
 
 
 def refuse_unsortable(target: str | Path, classes: Sequence[str]) -> Path:
@@ -23,34 +25,31 @@ def refuse_unsortable(target: str | Path, classes: Sequence[str]) -> Path:
         raise InputError(f"--copy-to {path}: a file stands there; name a folder")
     if not path.parent.is_dir():
         raise InputError(f"--copy-to {path}: {path.parent} is no folder")
-    strange = [
-        repr(name)
-        for name in classes
-        if set(name) & _STRANGE
-        or name.upper().split(".")[0] in _RESERVED
-        or name.startswith(".")
-        or name.endswith((".", " "))
-        or len(name.encode()) > 255
-    ]
+    strange = [repr(name) for name in classes if not _can_be_a_folder(name)]
     if strange:
-        raise InputError("--copy-to: names of classes that no folder can have everywhere:", strange)
-    if UNKNOWN in classes:
-        raise InputError(f"--copy-to: the model has a class {UNKNOWN!r}, the folder of its doubts")
+        raise InputError("--copy-to: names of classes that no folder can have:", strange)
     return path
+
+
+def _can_be_a_folder(name: str) -> bool:
+    if set(name) & _STRANGE or name in ("", ".", "..") or len(name.encode()) > 255:
+        return False
+    reserved = name.upper().split(".")[0] in _RESERVED or name.endswith((".", " "))
+    return not (_WINDOWS and reserved)
 
 
 def copy_into_class(found: Prediction, target: Path) -> Path:
     """Copy a predicted file into the folder of its label, and return where it is.
 
     A file of that name that holds something else stays, and the copy is numbered: "name (2).jpg".
-    An equal one is that very copy. Raises OSError naming the file.
+    An equal one is that very copy. Raises OSError.
     """
     source = user_path(found.path)
     folder = target / found.label
     folder.mkdir(parents=True, exist_ok=True)
     if real_path(source).parent == real_path(folder):
         return source
-    part = folder / f".{source.name[:100]}.{os.getpid()}.part"
+    part = folder / f".{os.getpid()}.part"
     for number in itertools.count(1):
         numbered = source.name if number == 1 else f"{source.stem} ({number}){source.suffix}"
         place = folder / numbered
@@ -69,17 +68,28 @@ def copy_into_class(found: Prediction, target: Path) -> Path:
 def _copy_whole(source: Path, part: Path, place: Path) -> None:
     """Let a whole copy appear at a place at once. Raises FileExistsError if something is there."""
     try:
-        with source.open("rb") as read, part.open("wb") as written:
-            while block := read.read(1 << 20):
-                written.write(block)
+        shutil.copyfile(source, part)
+        with suppress(OSError):  # the times are worth keeping, not the copy
+            shutil.copystat(source, part)
         try:
             os.link(part, place)  # unlike a renaming, it replaces nothing
         except FileExistsError:
             raise
         except OSError:  # a file system without links
-            if place.exists():
-                raise FileExistsError(17, "stands there", str(place)) from None
-            part.rename(place)
+            _copy_anew(part, place)
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _copy_anew(part: Path, place: Path) -> None:
+    with place.open("xb") as written:
+        try:
+            with part.open("rb") as read:
+                shutil.copyfileobj(read, written)
+        except BaseException:
+            with suppress(OSError):
+                place.unlink()
+            raise
+    with suppress(OSError):
+        shutil.copystat(part, place)
