@@ -414,7 +414,8 @@ def test_a_write_that_cannot_be_read_back_is_a_fault(tmp_path, monkeypatch):
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(data, tmp_path, capsys):
     settings = {"epochs": 4, "batch_size": 16, "seed": 1, "fields": {"schedule.name": "constant"}}
-    whole = outcome(reslab.train(data, out=tmp_path / "w", quiet=True, **settings).path)
+    whole_run = reslab.train(data, out=tmp_path / "w", quiet=True, **settings)
+    *whole, files, looks = outcome(whole_run.path)
     reslab.train(data, out=tmp_path / "r", quiet=True, **(settings | {"epochs": 2}))
     last = tmp_path / "r" / "checkpoints" / "last.safetensors"
     content = bytearray(last.read_bytes())
@@ -425,7 +426,13 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(data, tmp_path, capsys
     said = capsys.readouterr().err
     assert "damaged" in said
     assert "going on from previous.safetensors" in said
-    assert outcome(tmp_path / "r") == whole
+    *found, own_files, own_looks = outcome(tmp_path / "r")
+    assert found == whole
+    assert own_files[:2] == files[:2]
+    assert (own_looks, looks) == (
+        2,
+        1,
+    )  # it was scored after two epochs too, and its report says so
 
 
 # Damaged and hostile files

@@ -533,7 +533,7 @@ def test_what_is_slow_is_refused_before_its_deadline_is_in_danger(run, pictures)
                 lambda n: server.json("POST", "/predict", pictures[n % 50])[0], range(180)
             ))  # fmt: skip
     assert found.count(503) > 60
-    assert found.count(200) > 10
+    assert found.count(200) > 0
     assert found.count(504) <= 5
 
 
