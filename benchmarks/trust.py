@@ -48,10 +48,10 @@ def run_of(given: argparse.Namespace, name: str) -> reslab.Run:
         return open_run(out)
     data: str | Path = name
     more: dict[str, object] = {}
-    if name == "mnist-fast":
+    if name.startswith("mnist"):
         data, more = "mnist", {"recipe": name, "data_root": mnist_root(given.work)}
-    elif name == "cifar10-fast":
-        more = {"recipe": name, "epochs": given.cifar_epochs}
+    elif name == "cifar10-fast":  # its recipe carves no validation split
+        more = {"recipe": name, "epochs": given.cifar_epochs, "fields": {"split.validation": 5000}}
         data = cifar_folder(given.work)
     elif name == "photos":
         data, more = food_folder(given.work), PHOTOS
@@ -59,8 +59,8 @@ def run_of(given: argparse.Namespace, name: str) -> reslab.Run:
 
 
 def calibration(given: argparse.Namespace) -> None:
-    print("recipe          test   temperature  ECE before   after   Brier before  after  loss")
-    for name in ("digits", "mnist-fast", "cifar10-fast", "photos"):
+    print("recipe          test   temperature  ECE before   after   Brier before  after  accuracy")
+    for name in ("digits", "mnist-resnet", "mnist-cnn", "cifar10-fast", "photos"):
         run = run_of(given, name)
         test, raw = run.test, run.test["raw"]
         print(

@@ -198,7 +198,7 @@ def test_commands(world, monkeypatch_module, command, tokens):
 
 @pytest.fixture(scope="module")
 def monkeypatch_module(tmp_path_factory):
-    """Commands run in a folder of their own, and no training goes further than its beginning."""
+    """Commands run in a folder of their own; what takes long goes no further than its start."""
 
     def enough(*given, **named):
         raise InputError("enough")
@@ -207,4 +207,6 @@ def monkeypatch_module(tmp_path_factory):
         patch.chdir(tmp_path_factory.mktemp("here"))
         patch.setattr(training, "prepare", enough)
         patch.setattr(reslab.training.training, "resume", enough)
+        patch.setattr("reslab.using.exporting._made", enough)
+        patch.setattr("reslab.using.serving.serve.make_server", enough)
         yield patch
