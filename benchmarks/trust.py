@@ -161,6 +161,14 @@ def explanation(given: argparse.Namespace) -> None:
             f"  20 % at random {kind}: {random.mean():.1%};"
             f" the marks lower it more on {np.mean(marked < random):.1%} of photos"
         )
+    moved = np.stack(
+        [np.roll(one, tuple(source.integers(0, x.shape[-1], 2)), (0, 1)) for one in maps]
+    )
+    random = chances(model, blanked(x, moved), said)
+    print(
+        f"  the same marks moved at random: {random.mean():.1%}; where they belong they lower it"
+        f" more on {np.mean(marked < random):.1%} of photos"
+    )
     redrawn = copy.deepcopy(model.network)
     torch.manual_seed(0)
     names = [name for name, _ in redrawn.named_modules()]

@@ -69,7 +69,7 @@ def test_a_class_of_ones_own(corners):
 
 
 def test_grad_cam_is_what_its_paper_says():
-    """Against the formula written out: the mean gradient of each map weighs it."""
+    """Against the formula written out: the mean gradient of the log odds weighs each map."""
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(3, 5, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
@@ -80,7 +80,8 @@ def test_grad_cam_is_what_its_paper_says():
     found = grad_cam(network, x, torch.tensor([1, 3]), "1")
     for row, target in enumerate((1, 3)):
         maps = network[1](network[0](x[row : row + 1])).detach().requires_grad_()
-        network[4](network[3](network[2](maps)))[0, target].backward()
+        chances = network[4](network[3](network[2](maps)))[0].double().softmax(0)
+        (chances[target] / (1 - chances[target])).log().backward()
         weights = maps.grad.mean((2, 3), keepdim=True)
         cam = (weights * maps).sum(1, keepdim=True).clamp(min=0).detach()
         cam = nn.functional.interpolate(cam, (17, 17), mode="bilinear", align_corners=False)[0, 0]

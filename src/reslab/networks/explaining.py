@@ -59,19 +59,23 @@ def grad_cam(
 
     Returns float32 (N, H, W): 0 where a place says nothing for it, 1 where it says most. It is all
     0 if no place speaks for the class.
-    R. Selvaraju and others: Grad-CAM, arXiv 1610.02391.
+    R. Selvaraju and others: Grad-CAM, arXiv 1610.02391; of the log odds of the class against all
+    others in the place of its score, so that what speaks for every class alike marks nothing.
     """
     from captum.attr import LayerGradCam
 
     network.eval()
     chosen = network.get_submodule(layer)
+    wanted = classes.to(device)[:, None]
+
+    def log_odds(inputs: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = network(inputs).float()
+        others = logits.scatter(1, wanted, -torch.inf)
+        return logits.gather(1, wanted)[:, 0] - others.logsumexp(1)
+
     with _only_inputs_learn(network), torch.enable_grad():
-        method = LayerGradCam(network, chosen)
-        marks = method.attribute(
-            as_input(x, device).requires_grad_(),
-            target=classes.to(device),
-            relu_attributions=True,
-        )
+        method = LayerGradCam(log_odds, chosen)
+        marks = method.attribute(as_input(x, device).requires_grad_(), relu_attributions=True)
     maps = nn.functional.interpolate(
         marks.detach().float().cpu(), x.shape[-2:], mode="bilinear", align_corners=False
     )[:, 0]
