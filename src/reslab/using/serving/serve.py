@@ -51,10 +51,11 @@ def serve(
     def begun(port: int) -> None:
         told(f"serving on http://{shown}:{port}/ (Ctrl-C ends it)")
 
-    desk.open()
-    server = make_server(app, host, port, limits, metrics, begun)
-    asyncio.run(server.serve([listening]))
-    desk.close()
+    with listening:
+        desk.open()
+        server = make_server(app, host, port, limits, metrics, begun)
+        asyncio.run(server.serve([listening]))
+        desk.close()
     told(f"{metrics.accepted:,} requests accepted, {metrics.answered:,} answered")
     if server.caught:
         raise InterruptedRunError("all that was accepted is answered", server.caught[0])
