@@ -113,6 +113,7 @@ class Classifier:
         one = isinstance(pictures, PictureLike)
         if not one and (not isinstance(pictures, Iterable) or isinstance(pictures, torch.Tensor)):
             raise InputError(f"{type(pictures).__name__} is no picture; {_TAKEN}")
+        # mypy does not follow `one` to what `pictures` then is.
         results = list(self.stream([pictures] if one else pictures, asked))  # type: ignore[arg-type,list-item]
         problems = [str(result) for result in results if isinstance(result, InputError)]
         if problems:

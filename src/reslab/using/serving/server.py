@@ -35,6 +35,7 @@ class Connection(H11Protocol):
     limits = Limits()
     metrics = Metrics()
 
+    # asyncio hands over a Transport, as uvicorn's own class expects too.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._began: float | None = time.monotonic()  # what its client is about, if anything
