@@ -16,6 +16,7 @@ __all__ = [
     "Prediction",
     "Recipe",
     "Run",
+    "check",
     "compare",
     "evaluate",
     "export",
@@ -37,6 +38,7 @@ _HOMES = {
     "Prediction": "reslab.using.prediction",
     "Recipe": "reslab.recipes.recipe",
     "Run": "reslab.run.folder",
+    "check": "reslab.using.check",
     "compare": "reslab.reporting.comparison",
     "evaluate": "reslab.using.evaluation",
     "export": "reslab.using.exporting",
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from reslab.reporting.reports import report
     from reslab.run.folder import Run
     from reslab.training.training import resume, train
+    from reslab.using.check import check
     from reslab.using.classifier import Classifier
     from reslab.using.evaluation import evaluate
     from reslab.using.exporting import export

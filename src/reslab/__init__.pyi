@@ -18,7 +18,49 @@ from reslab.using.prediction import Explanation as Explanation
 from reslab.using.prediction import Prediction as Prediction
 
 __version__: str
-__all__ = ['Classifier', 'Explanation', 'InputError', 'Prediction', 'Recipe', 'Run', 'compare', 'evaluate', 'export', 'load_recipe', 'report', 'resume', 'train']
+__all__ = ['Classifier', 'Explanation', 'InputError', 'Prediction', 'Recipe', 'Run', 'check', 'compare', 'evaluate', 'export', 'load_recipe', 'report', 'resume', 'train']
+
+def check(
+    data: str | Path,
+    *,
+    network: str | None = None,
+    weights: str | Path | None = None,
+    model: str | Path | None = None,
+    out: str | Path = 'check',
+    write_lists_to: str | Path | None = None,
+    language: str | None = None,
+    device: str = 'auto',
+    quiet: bool = False,
+    test: str | Path | None = None,
+    val: str | Path | None = None,
+    root: str | Path | None = None,
+    data_root: str | Path | None = None,
+    leave_out_unreadable: bool | None = None,
+    without: str | Path | None = None,
+    kinds: str | None = None,
+) -> Checked:
+    """Look for what is wrong with a data set: issues.csv and check.html in the folder `out`.
+
+    network, weights: a pretrained network, by whose features labels and outliers are judged.
+    model: a run folder or model file in their place. Without either, labels and outliers are not
+        judged.
+    write_lists_to: a folder for lists without what is wrong, as train takes them; the kinds are
+        those of `kinds`, else the harmful ones.
+    language: which one the page opens in, en or zh; the system's if None. It has both.
+    No picture is changed, moved or deleted. Raises InputError if the data cannot be opened.
+
+    Options, as they are if not given:
+        test: The test list that goes with a list or CSV.
+        val: The validation list that goes with a list or CSV.
+        root: The folder a list's paths are relative to; the list's own if not given.
+        data_root: Where built-in data lies; else RESLAB_DATA, else the cache.
+        leave_out_unreadable: Go on without pictures that cannot be read, and list them.
+        without: A table of issues, as `reslab check` writes it: what it names as harmful is left
+            out, but of the test split only what cannot be read.
+        kinds: With --without: the kinds of issues to leave out, with commas between, of every
+            split; such as label,near-copy.
+    """
+    ...
 
 def evaluate(
     model: str | Path,
@@ -33,6 +75,8 @@ def evaluate(
     root: str | Path | None = None,
     data_root: str | Path | None = None,
     leave_out_unreadable: bool | None = None,
+    without: str | Path | None = None,
+    kinds: str | None = None,
 ) -> Evaluation:
     """Score a model on labelled pictures.
 
@@ -46,6 +90,10 @@ def evaluate(
         root: The folder a list's paths are relative to; the list's own if not given.
         data_root: Where built-in data lies; else RESLAB_DATA, else the cache.
         leave_out_unreadable: Go on without pictures that cannot be read, and list them.
+        without: A table of issues, as `reslab check` writes it: what it names as harmful is left
+            out, but of the test split only what cannot be read.
+        kinds: With --without: the kinds of issues to leave out, with commas between, of every
+            split; such as label,near-copy.
     """
     ...
 
@@ -66,6 +114,8 @@ def train(
     root: str | Path | None = None,
     data_root: str | Path | None = None,
     leave_out_unreadable: bool | None = None,
+    without: str | Path | None = None,
+    kinds: str | None = None,
     name: str | None = None,
     network: str | None = None,
     weights: str | Path | None = None,
@@ -109,6 +159,10 @@ def train(
         root: The folder a list's paths are relative to; the list's own if not given.
         data_root: Where built-in data lies; else RESLAB_DATA, else the cache.
         leave_out_unreadable: Go on without pictures that cannot be read, and list them.
+        without: A table of issues, as `reslab check` writes it: what it names as harmful is left
+            out, but of the test split only what cannot be read.
+        kinds: With --without: the kinds of issues to leave out, with commas between, of every
+            split; such as label,near-copy.
         name: What the recipe is called.
         network: A network by name: reslab's own, torchvision's ResNets, or timm's.
         weights: pretrained (the published ones), none, or a file: safetensors or a PyTorch state

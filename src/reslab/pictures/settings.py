@@ -7,6 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 Mode = Literal["squash", "crop", "letterbox"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Averaging = Literal["none", "flip", "flip-shift"]
+Together = Literal["identical", "near"]  # copies that stay in one split
 
 SMALL = 64  # pixels a side: up to here pictures are "small", above they are photos
 

@@ -1,29 +1,42 @@
-"""Carving a validation or test split: stratified, seeded, identical files kept together."""
+"""Carving a validation or test split: stratified, seeded, copies kept together."""
+
+from dataclasses import replace
 
 import numpy as np
 
 from reslab.errors import InputError
 from reslab.pictures import draws
+from reslab.pictures.reading import Track, untracked
+from reslab.pictures.settings import Together
 from reslab.pictures.table import Pictures, Samples
 
 
 def complete_splits(
-    pictures: Pictures, *, validation: float, test: float, seed: int
+    pictures: Pictures,
+    *,
+    validation: float,
+    test: float,
+    seed: int,
+    together: Together = "identical",
+    track: Track = untracked,
 ) -> tuple[Pictures, tuple[str, ...]]:
     """The pictures with every split present, and the names of the splits carved from train.
 
     `validation` and `test` are fractions of train below 1, or counts; 0 carves none. A split
     that the data brings is kept as it is. Which picture goes where depends on its content and
     on `seed`, not on its name or place.
+    together: which copies stay in one split: identical files, or near copies too.
+    Raises InputError where so much cannot be taken, or a picture can no longer be read.
     """
     carved = []
     splits = {**pictures.splits, "train": pictures.train()}
-    for name, amount in (("test", test), ("validation", validation)):
-        if name in splits or amount == 0:
-            continue
+    wanted = [("test", test), ("validation", validation)]
+    wanted = [(name, amount) for name, amount in wanted if amount and name not in splits]
+    groups = _groups(splits["train"], together, track) if wanted else np.zeros(0)
+    for name, amount in wanted:
         train = splits["train"]
         count = max(1, round(amount * len(train)) if amount < 1 else int(amount))
-        rows = _carve(train, count, draws.address(seed, "split", name))
+        rows = _carve(train, groups, count, draws.address(seed, "split", name))
         if rows is None:
             raise InputError(
                 f"{pictures.name}: cannot take {count:,} of {len(train):,} training pictures for"
@@ -34,14 +47,23 @@ def complete_splits(
         chosen[rows] = True
         splits[name] = train.take(np.flatnonzero(chosen))
         splits["train"] = train.take(np.flatnonzero(~chosen))
+        groups = groups[~chosen]
         carved.append(name)
-    whole = Pictures(pictures.name, pictures.classes, splits, pictures.notes, pictures.left_out)
-    return whole, tuple(carved)
+    return replace(pictures, splits=splits), tuple(carved)
 
 
-def _carve(samples: Samples, count: int, start: int) -> np.ndarray | None:
-    """Rows of `count` samples (near it where identical files do not let it be met), or None."""
-    _, group = np.unique(samples.keys, return_inverse=True)
+def _groups(samples: Samples, together: Together, track: Track) -> np.ndarray:
+    """A number for each sample (N,), equal for those that stay in one split."""
+    if together == "near":
+        from reslab.pictures.copies.pairs import groups_of, near_pairs
+
+        return groups_of(samples, near_pairs(samples, track=track))
+    return np.unique(samples.keys, return_inverse=True)[1]
+
+
+def _carve(samples: Samples, groups: np.ndarray, count: int, start: int) -> np.ndarray | None:
+    """Rows of `count` samples (near it where copies do not let it be met), or None."""
+    group = np.unique(groups, return_inverse=True)[1]
     sizes = np.bincount(group)
     first = np.full(len(sizes), len(samples))
     np.minimum.at(first, group, np.arange(len(samples)))

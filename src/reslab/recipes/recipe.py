@@ -29,6 +29,7 @@ from reslab.pictures.settings import (
     Mode,
     Size,
     Std,
+    Together,
 )
 from reslab.recipes.fields import fields_of, from_text, messages
 
@@ -118,6 +119,9 @@ class Split(_Part):
     """For validation: a fraction below 1, or a number of pictures."""
     test: float = Field(default=0.2, ge=0, le=LARGEST_COUNT)
     """For the test: a fraction below 1, or a number of pictures."""
+    together: Together = "identical"
+    """Which copies stay in one split: identical files, or near copies too, such as one that is
+    smaller, cropped, mirrored or brighter."""
     seed: Seed = 0
     """Its own, so that the split is the same over runs of different training seeds."""
 

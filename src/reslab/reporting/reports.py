@@ -71,6 +71,8 @@ def pictures_of(run: Run, display: Display) -> Pictures | None:
             validation=split.validation,
             test=split.test,
             seed=split.seed,
+            together=split.together,
+            track=display.track,
         )
     except InputError as error:
         display.warn(f"the report shows no pictures: {str(error).splitlines()[0]}")

@@ -6,10 +6,11 @@ import os
 from markupsafe import Markup, escape
 
 from reslab.errors import InputError
+from reslab.reporting.check_words import CHECK_TEXTS
 
 LANGUAGES = {"en": "en", "zh": "zh-Hans"}  # as options name them, and as HTML does
 
-_TEXTS: dict[str, tuple[str, str]] = {
+_TEXTS: dict[str, tuple[str, str]] = CHECK_TEXTS | {
     "report_title": ("{recipe} on {data}", "{recipe}，数据 {data}"),
     "comparison_title": ("{n} runs compared", "{n} 次训练的比较"),
     "contents": ("Contents", "目录"),

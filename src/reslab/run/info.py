@@ -73,6 +73,7 @@ class Info(_Part):
     began: str | None = None
     files: list[str] | None = None
     arrangement: dict[str, str] = {}
+    without: list[str] = []
     class_counts: dict[str, list[int]] = {}
     tensorboard: bool = False
     language: Literal["en", "zh"] = "en"

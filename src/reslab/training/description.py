@@ -45,6 +45,7 @@ def description(
         },
         "carved": list(prepared.carved),
         "left_out": list(pictures.left_out),
+        "without": list(pictures.without),
         "notes": list(pictures.notes),
         "fingerprint": prepared.fingerprint,
         "arrangement": pictures.arrangement(),

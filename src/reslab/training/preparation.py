@@ -66,7 +66,12 @@ def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Pre
     fingerprint = pictures.fingerprint()
     split = recipe.split
     whole, carved = complete_splits(
-        pictures, validation=split.validation, test=split.test, seed=split.seed
+        pictures,
+        validation=split.validation,
+        test=split.test,
+        seed=split.seed,
+        together=split.together,
+        track=track,
     )
     whole = whole.with_notes(*split_notes(whole))
     recipe = complete_inputs(recipe, whole)

@@ -51,6 +51,7 @@ def preview(
         validation=chosen.split.validation,
         test=chosen.split.test,
         seed=chosen.split.seed,
+        together=chosen.split.together,
     )
     chosen = complete_inputs(chosen, pictures)
     preprocessing = preprocessing_of(chosen)

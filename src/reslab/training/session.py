@@ -76,6 +76,7 @@ class Session:
             validation=split.validation,
             test=split.test,
             seed=split.seed,
+            together=split.together,
         )
         return Model(
             prepared.network,

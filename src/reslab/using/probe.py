@@ -108,7 +108,12 @@ def _of_validation(path: Path, model: Model, track: Track) -> Probe:
             f" validation split cannot be found again; {instead}"
         )
     splits = complete_splits(
-        pictures, validation=origin.validation, test=origin.test, seed=origin.seed
+        pictures,
+        validation=origin.validation,
+        test=origin.test,
+        seed=origin.seed,
+        together=origin.together,
+        track=track,
     )[0].splits
     if "validation" not in splits:
         raise InputError(
