@@ -63,7 +63,11 @@ def stub() -> str:
         "from pathlib import Path",
         "from typing import Any, Literal",
         "",
-        *sorted([*imports, "from reslab.using.evaluation import Evaluation"]),
+        *sorted([
+            *imports,
+            "from reslab.using.check import Checked",
+            "from reslab.using.evaluation import Evaluation",
+        ]),
         "",
         "__version__: str",
         f"__all__ = {sorted(reslab.__all__)}",

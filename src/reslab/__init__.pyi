@@ -11,6 +11,7 @@ from reslab.reporting.comparison import compare as compare
 from reslab.reporting.reports import report as report
 from reslab.run.folder import Run as Run
 from reslab.training.training import resume as resume
+from reslab.using.check import Checked
 from reslab.using.classifier import Classifier as Classifier
 from reslab.using.evaluation import Evaluation
 from reslab.using.exporting import export as export

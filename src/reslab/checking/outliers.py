@@ -60,7 +60,8 @@ def nearest_distance(features: torch.Tensor, labels: np.ndarray) -> np.ndarray:
     factor = torch.linalg.cholesky(covariance)
 
     def whitened(values: torch.Tensor) -> torch.Tensor:
-        return torch.linalg.solve_triangular(factor, values.T, upper=False).T
+        found: torch.Tensor = torch.linalg.solve_triangular(factor, values.T, upper=False).T
+        return found
 
     centres = whitened(means)
     found = [

@@ -103,6 +103,7 @@ def split_notes(pictures: Pictures) -> list[str]:
         if absent:
             shown = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
             notes.append(f"{split} has no picture of {len(absent)} of the classes: {shown}")
+    notes += _conflict_notes(pictures)
     names = [name for name, _ in pictures]
     for row, one in enumerate(names):
         for other in names[row + 1 :]:
@@ -110,3 +111,21 @@ def split_notes(pictures: Pictures) -> list[str]:
             if shared:
                 notes.append(f"{shared:,} picture(s) of {other} stand in {one} too, byte for byte")
     return notes
+
+
+def _conflict_notes(pictures: Pictures) -> list[str]:
+    """How many pictures stand under more than one class, byte for byte."""
+    keys = np.concatenate([samples.keys for _, samples in pictures])
+    labels = np.concatenate([samples.labels for _, samples in pictures])
+    _, same = np.unique(keys, return_inverse=True)
+    lowest = np.full(same.max() + 1, len(pictures.classes))
+    highest = np.zeros(same.max() + 1, np.int64)
+    np.minimum.at(lowest, same, labels)
+    np.maximum.at(highest, same, labels)
+    count = int((lowest < highest)[same].sum())
+    if not count:
+        return []
+    return [
+        f"{count:,} picture(s) are copies of each other under different labels; `reslab check`"
+        " names them"
+    ]

@@ -114,7 +114,6 @@ def check(
     display = Display(quiet=quiet)
     computing()
     device = choose_device(device)
-    set_up(device)
     judge = _judge(network, weights, model)
     looked = look_over(source.open(), display.track)
     if lists is not None:
@@ -152,6 +151,7 @@ def _issues(
     ]
     if judge is None:
         return sorted_issues(found), NOT_JUDGED
+    set_up(device)
     before, preprocessing = judge(looked)
     features = features_of(looked, before, preprocessing, device, display)
     if not bool(torch.isfinite(features).all()):

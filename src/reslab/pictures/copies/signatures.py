@@ -21,10 +21,11 @@ from reslab.pictures import draws
 SIDE = 32  # pixels of a picture as its signature sees it
 BITS = 128
 MIDDLE = 0.75  # of a side: what is compared, so that margins may differ
-FARTHEST = 24  # bits in which the signatures of a copy may differ; of others 64 do, give or take 6
+FARTHEST = 20  # bits in which the signatures of a copy may differ; of others 64 do, give or take 6
 _FREQUENCIES = 8  # a side
 _SAMPLES = 24  # a side, of a region
-_TOGETHER = 4096  # pictures of a matrix product
+_TOGETHER = 1024  # pictures of a matrix product
+_LOOKUPS = 16384  # together
 _BUCKET = 64  # pictures of one group of bits that are looked at, at most
 _MOST = 8  # candidates of a picture that are kept
 
@@ -102,7 +103,13 @@ def _near(
             near = (far <= FARTHEST) & (first != second)
             parts.append((first[near], second[near], far[near]))
     first, second, far = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return first, second, np.full(len(first), region, np.int16), far.astype(np.int16)
+    once = np.unique(first * len(middles) + second, return_index=True)[1]  # of several tables
+    return (
+        first[once].astype(np.int32),
+        second[once].astype(np.int32),
+        np.full(len(once), region, np.int16),
+        far[once].astype(np.int16),
+    )
 
 
 def _nearest_of_each(
@@ -142,8 +149,8 @@ class _Table:
         codes = self._codes(wanted)
         starts = np.where(codes > 0, self._ends[codes - 1], 0)
         counts = np.minimum(self._ends[codes] - starts, _BUCKET)
-        for begin in range(0, len(codes), _TOGETHER * 8):
-            part = slice(begin, begin + _TOGETHER * 8)
+        for begin in range(0, len(codes), _LOOKUPS):
+            part = slice(begin, begin + _LOOKUPS)
             first = np.repeat(np.arange(part.start, part.start + len(counts[part])), counts[part])
             within = np.arange(len(first)) - np.repeat(
                 np.cumsum(counts[part]) - counts[part], counts[part]
