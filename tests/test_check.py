@@ -298,7 +298,7 @@ def test_a_shortcut_that_a_network_would_learn(odd_folder, tmp_path):
 def test_flipped_labels_are_doubted_and_copies_do_not_vouch_for_each_other():
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), 60)
-    centres = rng.normal(size=(4, 12))
+    centres = 5 * np.eye(4, 12)
     features = centres[labels] + 0.6 * rng.normal(size=(240, 12))
     wrong = rng.choice(240, 12, replace=False)
     given = labels.copy()
@@ -309,7 +309,7 @@ def test_flipped_labels_are_doubted_and_copies_do_not_vouch_for_each_other():
     groups = np.concatenate([np.arange(240), wrong])
     found = doubts(features, given, groups, 4)
     worst = set(np.argsort(-found.score)[:24].tolist())
-    assert len(worst & {*wrong.tolist(), *range(240, 252)}) >= 22
+    assert len(worst & {*wrong.tolist(), *range(240, 252)}) >= 23
     assert (found.suggested[wrong] == labels[wrong]).mean() > 0.9
 
 
@@ -439,9 +439,9 @@ def test_a_test_split_stays_whole_unless_kinds_are_named(folder, tmp_path):
 def test_a_table_that_is_wrong_is_told(folder, tmp_path, text, kinds, said):
     table = tmp_path / "issues.csv"
     table.write_text(text, "utf-8")
+    source = DataSource.named(folder, {"without": table} | ({"kinds": kinds} if kinds else {}))
     with pytest.raises(InputError, match=said):
-        given = {"without": table} | ({"kinds": kinds} if kinds else {})
-        DataSource.named(folder, given).open()
+        source.open()
 
 
 @pytest.mark.parametrize(
