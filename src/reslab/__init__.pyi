@@ -84,6 +84,8 @@ def train(
     precision: Literal['auto', 'fp32', 'bf16'] | None = None,
     label_smoothing: float | None = None,
     ema_decay: float | None = None,
+    drop_path: float | None = None,
+    patience: int | None = None,
     averaging: Literal['none', 'flip', 'flip-shift'] | None = None,
     checkpoint_every: str | None = None,
     lr: float | None = None,
@@ -139,6 +141,10 @@ def train(
         label_smoothing: The share of each label that is spread evenly over all classes.
         ema_decay: Judge and keep an exponential moving average of the weights with this decay a
             step, such as 0.999; 0 is none.
+        drop_path: Stochastic depth: the chance that a picture skips the last residual branch in a
+            step; earlier branches have their share of it by depth. 0 is none.
+        patience: Stop after so many epochs without a better one on the validation split; never if
+            left out.
         averaging: Over which views of a picture the finished model averages its class scores.
         checkpoint_every: Such as 1epoch, 20steps or 5min.
         lr: Learning rate; the peak where the schedule has one.

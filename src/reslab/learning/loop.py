@@ -29,7 +29,7 @@ def train_epochs(
     judged: Evaluations,
     device: str,
 ) -> Iterator[Step | Milestone]:
-    """Train from where the state stands to the recipe's last epoch.
+    """Train from where the state stands to the recipe's last epoch, or until its patience ends.
 
     judged: what to score after each epoch; "validation" decides which weights are best, "test" is
         only watched. Raises InputError when a loss or a weight is not finite.
@@ -37,7 +37,7 @@ def train_epochs(
     progress = state.progress
     steps = len(batches)
     step_of = _Stepper(state, recipe, Loss.of(recipe, batches.labels), device)
-    while progress.epoch < recipe.epochs:
+    while progress.epoch < recipe.epochs and not progress.waited_out(recipe.patience):
         epoch = progress.epoch
         state.network.train(recipe.norms_learn)
         started = time.perf_counter()

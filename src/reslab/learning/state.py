@@ -32,6 +32,10 @@ class Progress:
     evaluate_seconds: float = 0.0
     epoch_seconds: float = 0.0
 
+    def waited_out(self, patience: int | None) -> bool:
+        """Whether so many epochs have passed since the best one."""
+        return patience is not None and self.epoch - 1 - self.best_epoch >= patience
+
 
 @dataclass
 class TrainingState:

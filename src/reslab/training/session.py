@@ -45,7 +45,8 @@ class Session:
         network, trained = prepared.network.to(device), prepared.trained.to(device)
         head = head_prefix(recipe.network, network)
         optimizer = build_optimizer(recipe.optimizer, trained, head)
-        state = TrainingState(trained, optimizer, build_parts(recipe, trained))
+        parts = build_parts(recipe, trained, prepared.spec.classes)
+        state = TrainingState(trained, optimizer, parts)
         return cls(run, prepared, device, display, began, state)
 
     def start(self, *, fresh: bool) -> None:
@@ -110,7 +111,12 @@ class Session:
         solved = None
         if recipe.solves and progress.best_epoch >= 0:
             solved = strengths(recipe.epochs)[progress.best_epoch]
-        called: dict[str, Any] = {"epochs": progress.epoch, "best_epoch": progress.best_epoch}
+        called: dict[str, Any] = {
+            "epochs": progress.epoch,
+            "best_epoch": progress.best_epoch,
+            "stopped_early": progress.epoch < recipe.epochs
+            and progress.waited_out(recipe.patience),
+        }
         if recipe.solves:
             called = {"strengths": progress.epoch, "best_strength": solved, "best_epoch": None}
         seconds = earlier["seconds"]
