@@ -3,6 +3,7 @@
 from torch import nn
 
 from reslab.errors import InputError
+from reslab.networks.fast import StridedGroup
 from reslab.networks.published import Cifar10Block, PlainBlock
 from reslab.networks.small import BasicBlock
 
@@ -36,7 +37,7 @@ def marked(network: nn.Module) -> dict[nn.Module, float]:
 
 def _ends(block: nn.Module) -> list[nn.Module]:
     """The last layer of each residual branch of a block: what it gives is added to the shortcut."""
-    if isinstance(block, BasicBlock):
+    if isinstance(block, BasicBlock | StridedGroup):
         return [block.norm2]
     if isinstance(block, PlainBlock):
         return [block.second]
