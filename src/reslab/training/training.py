@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from reslab.disk import real_path, user_path
-from reslab.errors import InputError
+from reslab.disk import user_path
 from reslab.judging.sheet import draw_training_sheet
 from reslab.learning.device import choose_device, set_up
 from reslab.learning.loop import train_epochs
@@ -23,7 +22,7 @@ from reslab.recipes.recipe import Recipe, changes_of
 from reslab.reporting.words import choose_language
 from reslab.run.checkpoint import CheckpointClock
 from reslab.run.display import Display
-from reslab.run.folder import Run, new_run_folder, open_run
+from reslab.run.folder import Run, new_run_folder, open_run, refuse_inside_data
 from reslab.run.interruption import catching_signals
 from reslab.run.lock import holding
 from reslab.training.continuing import differences, refuse_changed, refuse_extension
@@ -83,7 +82,7 @@ def train(
     source = DataSource.named(data, taken(options, DataSource))
     pictures = source.read(display.track)
     chosen = (chosen or default_recipe(pictures)).with_fields(changes)
-    _refuse_inside_data(user_path(out or "runs"), user_path(str(data)))
+    refuse_inside_data(user_path(out or "runs"), user_path(str(data)))
     prepared = prepare(pictures, with_whole_paths(chosen), display.track)
     say_what_has_no_part(prepared.recipe, changes, display)
     prepared, precision_reason = with_precision(prepared, device)
@@ -236,9 +235,3 @@ def _draw_preview(session: Session) -> None:
 def _stop_if_asked(session: Session, caught: list[int]) -> None:
     if caught:
         raise session.interrupted(caught[0])
-
-
-def _refuse_inside_data(out: Path, data: Path) -> None:
-    """A run inside a data folder would be a class of it the next time."""
-    if data.is_dir() and real_path(out).is_relative_to(real_path(data)):
-        raise InputError(f"the run folder {out} lies inside the data {data}; name another --out")
