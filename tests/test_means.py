@@ -14,7 +14,6 @@ from torch import nn
 from torchvision.transforms.v2 import TrivialAugmentWide
 
 import reslab
-from drawn_pictures import fill
 from reslab.cli import main
 from reslab.errors import InputError
 from reslab.features.extraction import ViewSettings
@@ -38,7 +37,7 @@ from reslab.pictures.store import PixelStore
 from reslab.pictures.table import Samples
 from reslab.pictures.trivial import OPERATIONS, STRENGTHS, trivial_augment
 from reslab.recipes.recipe import Recipe
-from reslab.training import session, training
+from reslab.training import rate_test, session, training
 
 SETTINGS = {"seed": 3, "epochs": 4, "batch_size": 16, "quiet": True, "precision": "fp32"}
 TOGETHER = {
@@ -416,14 +415,19 @@ def test_a_range_test_suggests_and_trains_nothing(split_photos, tmp_path, monkey
     assert reslab.train(split_photos, out=tmp_path / "r", **SETTINGS | {"epochs": 1}).finished
 
 
-def test_a_range_test_reads_nothing_that_is_held_out(tmp_path):
-    """The same whatever the test pictures hold; an unreadable one is not even met."""
-    fill(tmp_path / "a" / "train", 20)
-    fill(tmp_path / "a" / "test", 4, start=50)
-    one = reslab.find_lr(tmp_path / "a", out=tmp_path / "1", batch_size=16, quiet=True)
-    fill(tmp_path / "a" / "test", 9, start=70)
-    two = reslab.find_lr(tmp_path / "a", out=tmp_path / "2", batch_size=16, quiet=True)
-    assert one.losses == two.losses
+def test_a_range_test_works_with_training_pictures_alone(split_photos, tmp_path, monkeypatch):
+    seen = []
+    original = rate_test.new_state
+
+    def noting(prepared, device):
+        seen.append((prepared.pictures.counts(), prepared.evaluation.keys()))
+        return original(prepared, device)
+
+    monkeypatch.setattr(rate_test, "new_state", noting)
+    reslab.find_lr(split_photos, out=tmp_path / "1", batch_size=16, quiet=True)
+    # The same pictures as a training has: what is carved from them is left out.
+    counts = {"train": 65, "validation": 0, "test": 0}
+    assert [(found, set(held_out)) for found, held_out in seen] == [(counts, {"train"})]
 
 
 def test_a_range_test_of_a_head_on_features(tmp_path, split_photos):

@@ -89,8 +89,8 @@ def find_lr(
 ) -> RateTest:
     """Find a learning rate by a short ramp of 120 steps from 1e-6 to 10, and train nothing.
 
-    Only training pictures are looked at. The weights are thrown away; `lr.csv` and `lr.png` are
-    written. Rates of their own, such as head_lr, keep their ratio to lr.
+    Only training pictures pass through the network. The weights are thrown away; `lr.csv` and
+    `lr.png` are written. Rates of their own, such as head_lr, keep their ratio to lr.
 
     data, recipe, device, quiet, fields: as for `train`.
     out: the folder for both files; runs/lr-<recipe>-<data>-<number> if None.

@@ -37,7 +37,8 @@ _HEADER = "learning_rate,loss,smoothed\n"
 class RateTest:
     """What a range test found.
 
-    suggested: a tenth of the rate at which the smoothed loss was lowest.
+    suggested: a tenth of the rate at which the smoothed loss was lowest, which is a place to start
+        from and no optimum.
     rates, losses, smoothed: of each step. csv, chart: the files that hold them.
     """
 
@@ -66,8 +67,8 @@ def find_lr(
 ) -> RateTest:
     """Find a learning rate by a short ramp of 120 steps from 1e-6 to 10, and train nothing.
 
-    Only training pictures are looked at. The weights are thrown away; `lr.csv` and `lr.png` are
-    written. Rates of their own, such as head_lr, keep their ratio to lr.
+    Only training pictures pass through the network. The weights are thrown away; `lr.csv` and
+    `lr.png` are written. Rates of their own, such as head_lr, keep their ratio to lr.
 
     data, recipe, device, quiet, fields: as for `train`.
     out: the folder for both files; runs/lr-<recipe>-<data>-<number> if None.
@@ -97,7 +98,7 @@ def find_lr(
 
 
 def _of_train_alone(pictures: Pictures, recipe: Recipe, device: str, display: Display) -> Prepared:
-    """As `train` prepares it, but nothing that is held out is read."""
+    """As `train` prepares it, but without the splits that are held out."""
     split = recipe.split
     whole, _ = complete_splits(
         pictures, validation=split.validation, test=split.test, seed=split.seed
