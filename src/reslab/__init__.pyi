@@ -135,7 +135,8 @@ def find_lr(
         drop_path: Stochastic depth: the chance that a picture skips the last residual branch in a
             step; earlier branches have their share of it by depth. 0 is none.
         patience: Stop after so many epochs without a better one on the validation split; never if
-            left out.
+            left out. Where the rate falls over the whole run the best epochs come last: leave it
+            out, or be patient.
         averaging: Over which views of a picture the finished model averages its class scores.
         checkpoint_every: Such as 1epoch, 20steps or 5min.
         lr: Learning rate; the peak where the schedule has one.
@@ -237,7 +238,8 @@ def train(
         drop_path: Stochastic depth: the chance that a picture skips the last residual branch in a
             step; earlier branches have their share of it by depth. 0 is none.
         patience: Stop after so many epochs without a better one on the validation split; never if
-            left out.
+            left out. Where the rate falls over the whole run the best epochs come last: leave it
+            out, or be patient.
         averaging: Over which views of a picture the finished model averages its class scores.
         checkpoint_every: Such as 1epoch, 20steps or 5min.
         lr: Learning rate; the peak where the schedule has one.

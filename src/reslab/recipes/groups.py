@@ -109,14 +109,11 @@ class Split(Group):
 
 
 class Mixing(Group):
-    """[mix] Pictures of a batch mixed in pairs, and their labels with them.
-
-    Train accuracy then counts how often the likeliest class is the one with the larger share.
-    """
+    """[mix] Pictures of a batch mixed in pairs, and their labels with them."""
 
     mixup: float = Field(default=0, ge=0, le=100)
     """Mixup's alpha, such as 0.2: two pictures, or their cached features, are added in shares drawn
-    from Beta(alpha, alpha); 0 is none."""
+    from Beta(alpha, alpha); 0 is none. Train accuracy then means the class of the larger share."""
     cutmix: float = Field(default=0, ge=0, le=100)
     """CutMix's alpha, such as 1: a rectangle of another picture, its share of the area drawn from
     Beta(alpha, alpha); 0 is none. With mixup too, each step does one of them, at even odds."""

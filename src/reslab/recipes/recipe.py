@@ -87,7 +87,9 @@ class Recipe(Group):
     """Stochastic depth: the chance that a picture skips the last residual branch in a step; earlier
     branches have their share of it by depth. 0 is none."""
     patience: Count | None = None
-    """Stop after so many epochs without a better one on the validation split; never if left out."""
+    """Stop after so many epochs without a better one on the validation split; never if left out.
+    Where the rate falls over the whole run the best epochs come last: leave it out, or be patient.
+    """
     averaging: Averaging = "none"
     """Over which views of a picture the finished model averages its class scores."""
     checkpoint_every: str = "1epoch"
