@@ -23,6 +23,12 @@ from reslab.recipes.recipe import FIELDS, Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "commands.md"
+# What functions of the package return, and is no export itself.
+RETURNED = (
+    "from reslab.using.check import Checked",
+    "from reslab.training.rate_test import RateTest",
+    "from reslab.using.evaluation import Evaluation",
+)
 STUB = ROOT / "src" / "reslab" / "__init__.pyi"
 
 
@@ -63,11 +69,7 @@ def stub() -> str:
         "from pathlib import Path",
         "from typing import Any, Literal",
         "",
-        *sorted([
-            *imports,
-            "from reslab.using.check import Checked",
-            "from reslab.using.evaluation import Evaluation",
-        ]),
+        *sorted([*imports, *RETURNED]),
         "",
         "__version__: str",
         f"__all__ = {sorted(reslab.__all__)}",

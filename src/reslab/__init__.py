@@ -20,6 +20,7 @@ __all__ = [
     "compare",
     "evaluate",
     "export",
+    "find_lr",
     "load_recipe",
     "report",
     "resume",
@@ -42,6 +43,7 @@ _HOMES = {
     "compare": "reslab.reporting.comparison",
     "evaluate": "reslab.using.evaluation",
     "export": "reslab.using.exporting",
+    "find_lr": "reslab.training.rate_test",
     "load_recipe": "reslab.recipes.files",
     "report": "reslab.reporting.reports",
     "resume": "reslab.training.training",
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from reslab.reporting.comparison import compare
     from reslab.reporting.reports import report
     from reslab.run.folder import Run
+    from reslab.training.rate_test import find_lr
     from reslab.training.training import resume, train
     from reslab.using.check import check
     from reslab.using.classifier import Classifier

@@ -10,6 +10,7 @@ from reslab.recipes.recipe import Recipe as Recipe
 from reslab.reporting.comparison import compare as compare
 from reslab.reporting.reports import report as report
 from reslab.run.folder import Run as Run
+from reslab.training.rate_test import RateTest
 from reslab.training.training import resume as resume
 from reslab.using.check import Checked
 from reslab.using.classifier import Classifier as Classifier
@@ -19,7 +20,7 @@ from reslab.using.prediction import Explanation as Explanation
 from reslab.using.prediction import Prediction as Prediction
 
 __version__: str
-__all__ = ['Classifier', 'Explanation', 'InputError', 'Prediction', 'Recipe', 'Run', 'check', 'compare', 'evaluate', 'export', 'load_recipe', 'report', 'resume', 'train']
+__all__ = ['Classifier', 'Explanation', 'InputError', 'Prediction', 'Recipe', 'Run', 'check', 'compare', 'evaluate', 'export', 'find_lr', 'load_recipe', 'report', 'resume', 'train']
 
 def check(
     data: str | Path,
@@ -98,6 +99,105 @@ def evaluate(
     """
     ...
 
+def find_lr(
+    data: str | Path,
+    *,
+    recipe: str | Path | Recipe | None = None,
+    out: str | Path | None = None,
+    device: str = 'auto',
+    quiet: bool = False,
+    fields: Mapping[str, Any] | None = None,
+    test: str | Path | None = None,
+    val: str | Path | None = None,
+    root: str | Path | None = None,
+    data_root: str | Path | None = None,
+    leave_out_unreadable: bool | None = None,
+    without: str | Path | None = None,
+    kinds: str | None = None,
+    name: str | None = None,
+    network: str | None = None,
+    weights: str | Path | None = None,
+    train_from: str | None = None,
+    head: Literal['trained', 'solved'] | None = None,
+    class_weights: Literal['none', 'balanced'] | None = None,
+    features: Literal['cached', 'online'] | None = None,
+    views: int | None = None,
+    view_seed: int | None = None,
+    seed: int | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    micro_batch: int | None = None,
+    eval_batch_size: int | None = None,
+    shuffle: bool | None = None,
+    precision: Literal['auto', 'fp32', 'bf16'] | None = None,
+    label_smoothing: float | None = None,
+    ema_decay: float | None = None,
+    drop_path: float | None = None,
+    patience: int | None = None,
+    averaging: Literal['none', 'flip', 'flip-shift'] | None = None,
+    checkpoint_every: str | None = None,
+    lr: float | None = None,
+) -> RateTest:
+    """Find a learning rate by a short ramp of 120 steps from 1e-6 to 10, and train nothing.
+
+    Only training pictures pass through the network. The weights are thrown away; `lr.csv` and
+    `lr.png` are written. Rates of their own, such as head_lr, keep their ratio to lr.
+
+    data, recipe, device, quiet, fields: as for `train`.
+    out: the folder for both files; runs/lr-<recipe>-<data>-<number> if None.
+    Raises InputError for anything the user can mend, a solved head included: it has no rate.
+
+    Options, as they are if not given:
+        test: The test list that goes with a list or CSV.
+        val: The validation list that goes with a list or CSV.
+        root: The folder a list's paths are relative to; the list's own if not given.
+        data_root: Where built-in data lies; else RESLAB_DATA, else the cache.
+        leave_out_unreadable: Go on without pictures that cannot be read, and list them.
+        without: A table of issues, as `reslab check` writes it: what it names as harmful is left
+            out, but of the test split only what cannot be read.
+        kinds: With --without: the kinds of issues to leave out, with commas between, of every
+            split; such as label,near-copy.
+        name: What the recipe is called.
+        network: A network by name: reslab's own, torchvision's ResNets, or timm's.
+        weights: pretrained (the published ones), none, or a file: safetensors or a PyTorch state
+            dict.
+        train_from: What trains: all, the head (the last layer) alone, or everything from a layer of
+            that name on, such as layer4. What comes before it is frozen, and needs weights. Batch-
+            norm statistics learn only where no weights were given.
+        head: How the last layer learns: trained as the rest, or solved: multinomial logistic
+            regression on its inputs, for as many strengths of regularisation as epochs says. Where
+            more than the head trains, a solved head is what it starts from.
+        class_weights: balanced lets each class count as much as another in the loss, however many
+            pictures it has.
+        features: Whether the frozen part's outputs are cached, or computed online in each step.
+        views: How many augmented views of each training picture there are where a part is frozen;
+            epoch e trains on view e mod views. 0 is the picture as it is in evaluation.
+        view_seed: Decides the augmentation where a part is frozen, in place of the seed.
+        seed: Decides initial weights, order, augmentation and dropout.
+        epochs: How often to go through the training pictures; of a solved head, how many strengths
+            of regularisation to try.
+        batch_size: Pictures a step, at most.
+        micro_batch: How many pictures pass through the network at a time; the gradients of a batch
+            are summed over its parts, and batch norm sees each part on its own. The whole if left
+            out.
+        eval_batch_size: Pictures a forward pass where nothing trains.
+        shuffle: Whether each epoch has an order of its own.
+        precision: auto is bf16 where the machine has it, it agrees with fp32, and it is measured to
+            pay.
+        label_smoothing: The share of each label that is spread evenly over all classes.
+        ema_decay: Judge and keep an exponential moving average of the weights with this decay a
+            step, such as 0.999; 0 is none.
+        drop_path: Stochastic depth: the chance that a picture skips the last residual branch in a
+            step; earlier branches have their share of it by depth. 0 is none.
+        patience: Stop after so many epochs without a better one on the validation split; never if
+            left out. Where the rate falls over the whole run the best epochs come last: leave it
+            out, or be patient.
+        averaging: Over which views of a picture the finished model averages its class scores.
+        checkpoint_every: Such as 1epoch, 20steps or 5min.
+        lr: Learning rate; the peak where the schedule has one.
+    """
+    ...
+
 def train(
     data: str | Path,
     *,
@@ -135,6 +235,8 @@ def train(
     precision: Literal['auto', 'fp32', 'bf16'] | None = None,
     label_smoothing: float | None = None,
     ema_decay: float | None = None,
+    drop_path: float | None = None,
+    patience: int | None = None,
     averaging: Literal['none', 'flip', 'flip-shift'] | None = None,
     checkpoint_every: str | None = None,
     lr: float | None = None,
@@ -194,6 +296,11 @@ def train(
         label_smoothing: The share of each label that is spread evenly over all classes.
         ema_decay: Judge and keep an exponential moving average of the weights with this decay a
             step, such as 0.999; 0 is none.
+        drop_path: Stochastic depth: the chance that a picture skips the last residual branch in a
+            step; earlier branches have their share of it by depth. 0 is none.
+        patience: Stop after so many epochs without a better one on the validation split; never if
+            left out. Where the rate falls over the whole run the best epochs come last: leave it
+            out, or be patient.
         averaging: Over which views of a picture the finished model averages its class scores.
         checkpoint_every: Such as 1epoch, 20steps or 5min.
         lr: Learning rate; the peak where the schedule has one.

@@ -6,7 +6,7 @@ later from the saved state, bit for bit. Printing, checkpoints and stopping are 
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -15,7 +15,14 @@ from reslab.judging.scoring import Evaluations, judge_all
 from reslab.learning.loss import Loss, hits
 from reslab.learning.parts.part import Moment
 from reslab.learning.schedules import rate_factor
-from reslab.learning.state import Milestone, Step, TrainingState, diverged, reach_milestone
+from reslab.learning.state import (
+    DivergedError,
+    Milestone,
+    Step,
+    TrainingState,
+    diverged,
+    reach_milestone,
+)
 from reslab.networks.inference import as_input
 from reslab.pictures import draws
 from reslab.pictures.batches import Batch, Batches
@@ -29,7 +36,7 @@ def train_epochs(
     judged: Evaluations,
     device: str,
 ) -> Iterator[Step | Milestone]:
-    """Train from where the state stands to the recipe's last epoch.
+    """Train from where the state stands to the recipe's last epoch, or until its patience ends.
 
     judged: what to score after each epoch; "validation" decides which weights are best, "test" is
         only watched. Raises InputError when a loss or a weight is not finite.
@@ -37,7 +44,7 @@ def train_epochs(
     progress = state.progress
     steps = len(batches)
     step_of = _Stepper(state, recipe, Loss.of(recipe, batches.labels), device)
-    while progress.epoch < recipe.epochs:
+    while progress.epoch < recipe.epochs and not progress.waited_out(recipe.patience):
         epoch = progress.epoch
         state.network.train(recipe.norms_learn)
         started = time.perf_counter()
@@ -74,6 +81,26 @@ def train_epochs(
         factor = rate_factor(recipe.schedule, last, recipe.epochs * steps, steps)
         called = {"epoch": epoch, "learning_rate": recipe.optimizer.lr * factor}
         yield reach_milestone(progress, scores, called, evaluate_seconds)
+
+
+def ramp(
+    state: TrainingState,
+    recipe: Recipe,
+    batches: Batches,
+    rates: Sequence[float],
+    device: str,
+) -> Iterator[float]:
+    """The losses of steps at these rates, one after another, until one is not finite."""
+    step_of = _Stepper(state, recipe, Loss.of(recipe, batches.labels), device)
+    state.network.train(recipe.norms_learn)
+    for count, rate in enumerate(rates):
+        epoch, step = divmod(count, len(batches))
+        moment = Moment(recipe.seed, epoch, step, len(batches))
+        try:
+            loss, _ = step_of(batches.batch(epoch, step), moment, rate / recipe.optimizer.lr)
+        except DivergedError:
+            return
+        yield loss
 
 
 class _Stepper:

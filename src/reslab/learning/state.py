@@ -32,6 +32,10 @@ class Progress:
     evaluate_seconds: float = 0.0
     epoch_seconds: float = 0.0
 
+    def waited_out(self, patience: int | None) -> bool:
+        """Whether so many epochs have passed since the best one."""
+        return patience is not None and self.epoch - 1 - self.best_epoch >= patience
+
 
 @dataclass
 class TrainingState:
@@ -123,9 +127,13 @@ def reach_milestone(
     return Milestone(record, best)
 
 
-def diverged(what: str, value: float, progress: Progress) -> InputError:
+class DivergedError(InputError):
+    """A loss or a weight is no longer finite."""
+
+
+def diverged(what: str, value: float, progress: Progress) -> DivergedError:
     where = f" in epoch {progress.epoch}, step {progress.step}"
-    return InputError(
+    return DivergedError(
         f"the {what} became {value}{where}: training diverged and stopped; the last good state is"
         " kept. Try a smaller --lr"
     )

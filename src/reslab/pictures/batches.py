@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from reslab.pictures import draws
-from reslab.pictures.augmentation import augment, draw_for
+from reslab.pictures.augmentation import augment, draw_for, erase
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.reading import keep_to_one_core
 from reslab.pictures.settings import Augmentation
@@ -135,7 +135,8 @@ def views(
     pixels: torch.Tensor, drawn: np.ndarray, augmentation: Augmentation, target: Preprocessing
 ) -> torch.Tensor:
     """Network input (n, C, H, W) of uint8 pictures as drawn, from `draw_for`."""
-    return target.normalise(augment(augmentation, pixels, target.size, drawn))
+    x = target.normalise(augment(augmentation, pixels, target.size, drawn))
+    return erase(augmentation, x, drawn)
 
 
 def evaluation_batches(

@@ -85,6 +85,7 @@ class Info(_Part):
     validation: Scores | None = None
     epochs: int | None = None
     best_epoch: int | None = None
+    stopped_early: bool = False
     strengths: int | None = None
     best_strength: float | None = None
 

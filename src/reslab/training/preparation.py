@@ -10,11 +10,13 @@ from torch import nn
 
 from reslab.errors import InputError
 from reslab.features.freezing import check_solvable, freeze
+from reslab.learning.parts.growing import sizes_of
 from reslab.learning.precision import choose_precision
 from reslab.networks.catalogue import OURS, NetworkSpec, build_network
 from reslab.networks.cutting import Cut
 from reslab.networks.fast import Whitening
 from reslab.networks.pretrained import load_pretrained
+from reslab.networks.stochastic_depth import mark_branches
 from reslab.pictures import draws
 from reslab.pictures.batches import Batch, Batches, TrainingBatches, evaluation_batches
 from reslab.pictures.preprocessing import Preprocessing
@@ -82,6 +84,9 @@ def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Pre
     network = _network(spec, recipe)
     parts, note = freeze(network, recipe)
     check_solvable(network, recipe)
+    _refuse_without_effect(network, spec, recipe, whole)
+    if recipe.drop_path:
+        mark_branches(network, recipe.network, recipe.drop_path)
     whole = whole.with_notes(*note)
     cached = parts if recipe.features == "cached" else None
     if cached and recipe.averaging != "none":
@@ -98,7 +103,8 @@ def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Pre
     if recipe.weights == "none":
         fit_first_layer(network, batches, recipe.seed)
     if smallest_pass(recipe, batches) == 1 and recipe.norms_learn:
-        _refuse_lone_picture(network, spec, recipe.batch_size)
+        least = replace(spec, size=sizes_of(recipe, spec.size)[0])
+        _refuse_lone_picture(network, least, recipe.batch_size)
     return Prepared(
         pictures=whole,
         carved=carved,
@@ -131,6 +137,33 @@ def _network(spec: NetworkSpec, recipe: Recipe) -> nn.Module:
     network = network.to(memory_format=torch.channels_last)
     _try_once(network, spec)
     return network
+
+
+def _refuse_without_effect(
+    network: nn.Module, spec: NetworkSpec, recipe: Recipe, pictures: Pictures
+) -> None:
+    """Refuse what this data or this network leaves no room for. Raises InputError."""
+    if recipe.patience is not None and "validation" not in pictures.splits:
+        raise InputError(
+            f"patience = {recipe.patience}: there is no validation split to say when to stop; set"
+            " --split.validation, or leave patience out"
+        )
+    smaller = [size for size in sizes_of(recipe, spec.size) if size != spec.size]
+    height, width = spec.size
+    if recipe.progressive.start < 1 and not smaller:
+        raise InputError(
+            f"progressive.start = {recipe.progressive.start}: no epoch would have a size below"
+            f" {height}x{width}; set a smaller --progressive.multiple than"
+            f" {recipe.progressive.multiple}, or more --epochs"
+        )
+    for size in smaller:
+        try:
+            _try_once(network, replace(spec, size=size))
+        except InputError as error:
+            raise InputError(
+                f"progressive.start = {recipe.progressive.start}: {error}; leave it out, or use a"
+                " network that pools over the whole picture, such as small-resnet or resnet18"
+            ) from None
 
 
 def _stores(

@@ -82,7 +82,7 @@ def train(
     source = DataSource.named(data, taken(options, DataSource))
     pictures = source.read(display.track)
     chosen = (chosen or default_recipe(pictures)).with_fields(changes)
-    refuse_inside_data(user_path(out or "runs"), user_path(str(data)), "the run folder")
+    refuse_inside_data(user_path(out or "runs"), user_path(str(data)))
     prepared = prepare(pictures, with_whole_paths(chosen), display.track)
     say_what_has_no_part(prepared.recipe, changes, display)
     prepared, precision_reason = with_precision(prepared, device)
@@ -128,11 +128,14 @@ def resume(
         opened = open_run(run)  # again, now that no other process writes it
         recipe = opened.recipe()
         if epochs is not None and epochs != recipe.epochs:
-            refuse_extension(recipe, epochs)
+            refuse_extension(opened, recipe, epochs)
             recipe = recipe.with_fields({"epochs": epochs})
             opened.write_info(extended_to=epochs)  # before recipe.toml says so
         elif opened.finished:
-            display.say(f"{opened.path} is finished; name more --epochs to go further")
+            further = "; name more --epochs to go further"
+            if opened.info.get("stopped_early"):
+                further = f": its patience of {recipe.patience} epochs has ended"
+            display.say(f"{opened.path} is finished{further}")
             return opened
         prepared = prepare(opened.source.read(display.track), recipe, display.track)
         refuse_changed(opened, prepared)
@@ -201,6 +204,11 @@ def _learn(session: Session, caught: list[int]) -> None:
                 _stop_if_asked(session, caught)
         session.save()
         _stop_if_asked(session, caught)
+    if progress.epoch < recipe.epochs:
+        display.say(
+            f"stopped    after {progress.epoch} of {recipe.epochs} epochs: none of the last"
+            f" {recipe.patience} was better than epoch {progress.best_epoch}"
+        )
 
 
 def _events(session: Session) -> tuple[Iterator[Step | Milestone], int]:

@@ -109,7 +109,7 @@ def check(
     language = choose_language(language)
     folder = user_path(out)
     lists = None if write_lists_to is None else user_path(write_lists_to)
-    refuse_inside_data(folder, user_path(str(data)), "the folder")
+    refuse_inside_data(folder, user_path(str(data)), "folder")
     _refuse_foreign(folder)
     display = Display(quiet=quiet)
     computing()
