@@ -81,6 +81,7 @@ def train(
     micro_batch: int | None = None,
     eval_batch_size: int | None = None,
     shuffle: bool | None = None,
+    folds: int | None = None,
     precision: Literal['auto', 'fp32', 'bf16'] | None = None,
     label_smoothing: float | None = None,
     ema_decay: float | None = None,
@@ -134,6 +135,8 @@ def train(
             out.
         eval_batch_size: Pictures a forward pass where nothing trains.
         shuffle: Whether each epoch has an order of its own.
+        folds: Judge a solved head's strengths by cross-validation in so many folds of the training
+            pictures, and carve no validation split; for few photos. 0 carves one.
         precision: auto is bf16 where the machine has it, it agrees with fp32, and it is measured to
             pay.
         label_smoothing: The share of each label that is spread evenly over all classes.

@@ -1,4 +1,6 @@
-"""Carving a validation or test split: stratified, seeded, identical files kept together."""
+"""Carving a split, or folds: stratified, seeded, identical files kept together."""
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -41,10 +43,7 @@ def complete_splits(
 
 def _carve(samples: Samples, count: int, start: int) -> np.ndarray | None:
     """Rows of `count` samples (near it where identical files do not let it be met), or None."""
-    _, group = np.unique(samples.keys, return_inverse=True)
-    sizes = np.bincount(group)
-    first = np.full(len(sizes), len(samples))
-    np.minimum.at(first, group, np.arange(len(samples)))
+    group, sizes, first = _groups(samples)
     labels = samples.labels[first]
     rank = draws.uniform(start, samples.draw_keys[first], 1)[:, 0]
     totals = np.bincount(labels, weights=sizes).astype(np.int64)
@@ -63,6 +62,15 @@ def _carve(samples: Samples, count: int, start: int) -> np.ndarray | None:
     return np.asarray(np.flatnonzero(taken[group])) if taken.any() else None
 
 
+def _groups(samples: Samples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each sample's group of identical files (N,); each group's size and first row."""
+    _, group = np.unique(samples.keys, return_inverse=True)
+    sizes = np.bincount(group)
+    first = np.full(len(sizes), len(samples))
+    np.minimum.at(first, group, np.arange(len(samples)))
+    return group, sizes, first
+
+
 def _shares(totals: np.ndarray, count: int) -> np.ndarray:
     """`count` shared out in proportion to `totals`, by largest remainder."""
     exact = totals * (count / totals.sum())
@@ -70,6 +78,53 @@ def _shares(totals: np.ndarray, count: int) -> np.ndarray:
     order = np.argsort(-(exact - share), kind="stable")
     share[order[: count - int(share.sum())]] += 1
     return np.asarray(share)
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Samples dealt out for cross-validation.
+
+    of: each sample's fold (N,). judged: the rows, in rising order, of samples whose class stands in
+    more than one fold, so that what is trained without theirs knows it.
+    """
+
+    of: np.ndarray
+    judged: np.ndarray
+
+    @property
+    def count(self) -> int:
+        """How many folds hold samples: no more than the groups of identical files."""
+        return len(np.unique(self.of))
+
+
+def folds_of(samples: Samples, count: int, seed: int) -> Folds:
+    """Deal samples into at most `count` folds, each class as evenly as identical files let it.
+
+    Which fold a picture comes to depends on the pictures' contents and on `seed`, not on their
+    names or places. M. Stone: Cross-Validatory Choice and Assessment of Statistical Predictions,
+    1974.
+    """
+    group, sizes, first = _groups(samples)
+    labels = samples.labels[first]
+    rank = draws.uniform(draws.address(seed, "folds"), samples.draw_keys[first], 1)[:, 0]
+    held = np.zeros(min(count, len(sizes)), dtype=np.int64)
+    fold = np.empty(len(sizes), dtype=np.int64)
+    for label in np.unique(labels):
+        own = np.zeros_like(held)
+        members = np.flatnonzero(labels == label)
+        for member in members[np.argsort(rank[members], kind="stable")]:
+            # Where fewest of the class are; of those, where fewest are at all.
+            place = np.lexsort((held, own))[0]
+            fold[member] = place
+            own[place] += sizes[member]
+            held[place] += sizes[member]
+    of = fold[group]
+    spread = [
+        label
+        for label in np.unique(samples.labels)
+        if len(np.unique(of[samples.labels == label])) > 1
+    ]
+    return Folds(of, np.flatnonzero(np.isin(samples.labels, spread)))
 
 
 def split_notes(pictures: Pictures) -> list[str]:

@@ -19,6 +19,8 @@ from reslab.run.display import Display
 from reslab.run.folder import Run
 from reslab.training.preparation import Prepared
 
+FEW = 30  # validation pictures, of which a choice is mostly luck
+
 
 def description(
     prepared: Prepared, source: DataSource, device: str, **asked: Any
@@ -82,10 +84,21 @@ def digest_of(network: nn.Module, names: tuple[str, ...]) -> str:
 def announce(run: Run, prepared: Prepared, display: Display) -> None:
     """Say what is about to be done, and what the user should know of the data."""
     pictures, recipe, info = prepared.pictures, prepared.recipe, run.info
-    counts = ", ".join(f"{count:,} {name}" for name, count in pictures.counts().items())
+    counted = pictures.counts()
+    counts = ", ".join(f"{count:,} {name}" for name, count in counted.items())
     display.say(f"data       {pictures.name}: {len(pictures.classes)} classes; {counts}")
     if prepared.carved:
         display.say(f"           {' and '.join(prepared.carved)} carved from train")
+    if "validation" in prepared.carved and recipe.solves and counted["validation"] < FEW:
+        display.say(
+            f"           validation has only {counted['validation']} pictures: --folds 5 would"
+            f" judge on all {counted['train'] + counted['validation']}"
+        )
+    if prepared.folds is not None:
+        display.say(
+            f"           validation is cross-validated: {len(prepared.folds.judged):,} training"
+            f" pictures in {prepared.folds.count} folds, each judged by heads solved without it"
+        )
     trains = {
         "all": "all weights",
         "head": "the head on a frozen backbone",
@@ -115,3 +128,5 @@ def say_what_has_no_part(recipe: Recipe, changes: Mapping[str, Any], display: Di
         display.warn(
             f"the head is solved: {', '.join(given)} has no part in it, but with --head trained"
         )
+    if recipe.folds and float(changes.get("split.validation", 0)) > 0:
+        display.warn("--folds carves no validation split: split.validation has no part in it")

@@ -19,7 +19,7 @@ from reslab.pictures import draws
 from reslab.pictures.batches import Batch, Batches, TrainingBatches, evaluation_batches
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.reading import Track, untracked
-from reslab.pictures.splitting import complete_splits, split_notes
+from reslab.pictures.splitting import Folds, complete_splits, folds_of, split_notes
 from reslab.pictures.store import PixelStore
 from reslab.pictures.table import Pictures
 from reslab.recipes.recipe import Recipe
@@ -35,10 +35,12 @@ class Prepared:
     trained: the network, or its part after the cut where what comes before it is cached.
     pixels: training pictures as augmented; `batches` are these, or the cached features of them.
     evaluation: for each split, how to get batches of it for `trained`.
+    folds: of the training pictures, where these judge instead of a validation split.
     """
 
     pictures: Pictures
     carved: tuple[str, ...]
+    folds: Folds | None
     recipe: Recipe
     preprocessing: Preprocessing
     spec: NetworkSpec
@@ -66,9 +68,11 @@ def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Pre
     fingerprint = pictures.fingerprint()
     split = recipe.split
     whole, carved = complete_splits(
-        pictures, validation=split.validation, test=split.test, seed=split.seed
+        pictures, validation=recipe.carved_validation, test=split.test, seed=split.seed
     )
     whole = whole.with_notes(*split_notes(whole))
+    folds, unjudged = cross_validation(whole, recipe)
+    whole = whole.with_notes(*unjudged)
     recipe = complete_inputs(recipe, whole)
     preprocessing = preprocessing_of(recipe)
     spec = NetworkSpec(
@@ -97,6 +101,7 @@ def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Pre
     return Prepared(
         pictures=whole,
         carved=carved,
+        folds=folds,
         recipe=recipe,
         preprocessing=preprocessing,
         spec=spec,
@@ -111,6 +116,48 @@ def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Pre
         },
         fingerprint=fingerprint,
     )
+
+
+def cross_validation(pictures: Pictures, recipe: Recipe) -> tuple[Folds | None, tuple[str, ...]]:
+    """The folds that a recipe asks for, and what to note: classes that no fold can judge.
+
+    Raises InputError where folds have no place.
+    """
+    if not recipe.folds:
+        return None, ()
+    if not recipe.solves:
+        raise InputError(
+            f"--folds {recipe.folds} is for a head that is solved and alone trains: set"
+            " --train-from head --head solved, as the recipe photos does, or leave --folds out"
+        )
+    if "validation" in pictures.splits:
+        raise InputError(
+            f"--folds {recipe.folds}: {pictures.name} has a validation split of its own, which"
+            " judges; leave --folds out, or move its pictures to train"
+        )
+    train = pictures.train()
+    folds = folds_of(train, recipe.folds, recipe.split.seed)
+    names = unjudged_classes(folds, pictures)
+    if not len(folds.judged):
+        raise InputError(
+            f"--folds {recipe.folds}: no class of {pictures.name} has two different training"
+            " pictures, so none can be judged by what the others teach; leave --folds out and set"
+            " --split.validation 0"
+        )
+    if not names:
+        return folds, ()
+    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    return folds, (
+        f"{len(names)} of the classes have one training picture each (or copies of one), which no"
+        f" fold can judge, so the validation score leaves them out: {shown}",
+    )
+
+
+def unjudged_classes(folds: Folds, pictures: Pictures) -> list[str]:
+    """The classes with training pictures of which none can be judged out of its fold."""
+    labels = pictures.splits["train"].labels
+    left = set(labels.tolist()) - set(labels[folds.judged].tolist())
+    return [pictures.classes[label] for label in sorted(left)]
 
 
 def _network(spec: NetworkSpec, recipe: Recipe) -> nn.Module:

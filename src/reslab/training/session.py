@@ -73,7 +73,7 @@ class Session:
         prepared, split = self.prepared, self.prepared.recipe.split
         origin = SplitOrigin(
             fingerprint=prepared.fingerprint,
-            validation=split.validation,
+            validation=prepared.recipe.carved_validation,
             test=split.test,
             seed=split.seed,
         )

@@ -5,11 +5,12 @@ One more: a field of the recipe, a module here with a `Part`, and its line in `P
 
 from torch import nn
 
+from reslab.learning.parts.fold_heads import FoldHeads
 from reslab.learning.parts.moving_average import MovingAverage
 from reslab.learning.parts.part import Part
 from reslab.recipes.recipe import Recipe
 
-PARTS: tuple[type[Part], ...] = (MovingAverage,)  # in the order in which they act
+PARTS: tuple[type[Part], ...] = (MovingAverage, FoldHeads)  # in the order in which they act
 
 
 def build_parts(recipe: Recipe, network: nn.Module) -> tuple[Part, ...]:
