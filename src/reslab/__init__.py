@@ -16,12 +16,14 @@ __all__ = [
     "Prediction",
     "Recipe",
     "Run",
+    "Search",
     "compare",
     "evaluate",
     "export",
     "load_recipe",
     "report",
     "resume",
+    "search",
     "train",
 ]
 
@@ -37,12 +39,14 @@ _HOMES = {
     "Prediction": "reslab.using.prediction",
     "Recipe": "reslab.recipes.recipe",
     "Run": "reslab.run.folder",
+    "Search": "reslab.searching.record",
     "compare": "reslab.reporting.comparison",
     "evaluate": "reslab.using.evaluation",
     "export": "reslab.using.exporting",
     "load_recipe": "reslab.recipes.files",
     "report": "reslab.reporting.reports",
     "resume": "reslab.training.training",
+    "search": "reslab.searching.search",
     "train": "reslab.training.training",
 }
 
@@ -53,6 +57,8 @@ if TYPE_CHECKING:
     from reslab.reporting.comparison import compare
     from reslab.reporting.reports import report
     from reslab.run.folder import Run
+    from reslab.searching.record import Search
+    from reslab.searching.search import search
     from reslab.training.training import resume, train
     from reslab.using.classifier import Classifier
     from reslab.using.evaluation import evaluate

@@ -24,6 +24,7 @@ COMMANDS = {  # the module of each, which is imported when the command is asked 
     "train": "learn",
     "resume": "learn",
     "preview": "learn",
+    "search": "search",
     "evaluate": "use",
     "predict": "use",
     "explain": "use",

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reslab.disk import append_safely, read_regular, refuse_unwritable_name, user_path, write_safely
+from reslab.disk import (
+    append_safely,
+    read_regular,
+    real_path,
+    refuse_unwritable_name,
+    user_path,
+    write_safely,
+)
 from reslab.errors import InputError
 from reslab.networks.model_file import MODEL_FILE
 from reslab.pictures.data_source import DataSource
@@ -239,3 +246,9 @@ def new_run_folder(recipe: str, data: str) -> Path:
             continue
         return path
     raise AssertionError("numbers do not end")
+
+
+def refuse_inside_data(out: Path, data: Path) -> None:
+    """Raise InputError for a folder inside the data's: it would be a class of it the next time."""
+    if data.is_dir() and real_path(out).is_relative_to(real_path(data)):
+        raise InputError(f"the run folder {out} lies inside the data {data}; name another --out")

@@ -3,7 +3,7 @@
 import hashlib
 import platform
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -120,10 +120,15 @@ def announce(run: Run, prepared: Prepared, display: Display) -> None:
         display.warn(f"{len(pictures.left_out):,} unreadable picture(s) left out, see run.json")
 
 
+def without_part(names: Iterable[str]) -> list[str]:
+    """Those fields, by dotted name, that a solved head does not look at."""
+    parts = ("optimizer", "schedule", "batch_size", "micro_batch", "label_smoothing", "ema_decay")
+    return [name for name in names if name.split(".")[0] in parts]
+
+
 def say_what_has_no_part(recipe: Recipe, changes: Mapping[str, Any], display: Display) -> None:
     """Tell who has set options that a solved head does not look at."""
-    parts = ("optimizer", "schedule", "batch_size", "micro_batch", "label_smoothing", "ema_decay")
-    given = [name for name in changes if recipe.solves and name.split(".")[0] in parts]
+    given = without_part(changes) if recipe.solves else []
     if given:
         display.warn(
             f"the head is solved: {', '.join(given)} has no part in it, but with --head trained"

@@ -96,8 +96,7 @@ def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Pre
     whole = whole.with_notes(*{store.note for store in stores.values() if store.note})
     if recipe.weights == "none":
         fit_first_layer(network, batches, recipe.seed)
-    if smallest_pass(recipe, batches) == 1 and recipe.norms_learn:
-        _refuse_lone_picture(network, spec, recipe.batch_size)
+    _refuse_lone_picture(network, spec, recipe, batches)
     return Prepared(
         pictures=whole,
         carved=carved,
@@ -221,6 +220,19 @@ def with_precision(prepared: Prepared, device: str) -> tuple[Prepared, str]:
     return replace(prepared, recipe=recipe.with_fields({"precision": precision})), reason
 
 
+def with_learning(prepared: Prepared, recipe: Recipe) -> Prepared:
+    """The same preparation for a recipe that differs in how it learns alone; nothing is read.
+
+    The network is the same one, as it stands.
+    """
+    recipe = recipe.model_copy(update={"preprocess": prepared.recipe.preprocess})
+    size, shuffle = recipe.batch_size, recipe.shuffle
+    pixels = prepared.pixels.dealt(size, shuffle=shuffle)
+    _refuse_lone_picture(prepared.network, prepared.spec, recipe, pixels)
+    batches = prepared.batches.dealt(size, shuffle=shuffle)
+    return replace(prepared, recipe=recipe, pixels=pixels, batches=batches)
+
+
 def smallest_pass(recipe: Recipe, batches: TrainingBatches) -> int:
     """How many pictures go through the network together, at least."""
     passes = -(-batches.smallest // (recipe.micro_batch or batches.smallest))
@@ -254,13 +266,17 @@ def _try_once(network: nn.Module, spec: NetworkSpec) -> None:
         raise InputError(f"{spec.name} gives no scores of {spec.classes} classes")
 
 
-def _refuse_lone_picture(network: nn.Module, spec: NetworkSpec, batch_size: int) -> None:
+def _refuse_lone_picture(
+    network: nn.Module, spec: NetworkSpec, recipe: Recipe, batches: TrainingBatches
+) -> None:
     """Refuse a batch of one where batch norm would have one value a channel to go by."""
+    if smallest_pass(recipe, batches) > 1 or not recipe.norms_learn:
+        return
     shapes = copy.deepcopy(network).to("meta").train()
     try:
         shapes(torch.empty(1, spec.channels, *spec.size, device="meta"))
     except ValueError:
         raise InputError(
-            f"with --batch-size {batch_size} a batch holds one picture, which the batch norm of"
-            f" {spec.name} cannot train on at this size; set a larger --batch-size"
+            f"with --batch-size {recipe.batch_size} a batch holds one picture, which the batch norm"
+            f" of {spec.name} cannot train on at this size; set a larger --batch-size"
         ) from None

@@ -41,12 +41,7 @@ class Session:
         cls, run: Run, prepared: Prepared, device: str, display: Display, began: float
     ) -> "Session":
         """With a state as it is before the first step."""
-        recipe = prepared.recipe
-        network, trained = prepared.network.to(device), prepared.trained.to(device)
-        head = head_prefix(recipe.network, network)
-        optimizer = build_optimizer(recipe.optimizer, trained, head)
-        state = TrainingState(trained, optimizer, build_parts(recipe, trained))
-        return cls(run, prepared, device, display, began, state)
+        return cls(run, prepared, device, display, began, first_state(prepared, device))
 
     def start(self, *, fresh: bool) -> None:
         """Save the first state, or go back to the last one that was saved."""
@@ -170,3 +165,12 @@ class Session:
             self.leave_usable()
             self.run.write_info(status="failed", error=str(problem))
             raise problem from None
+
+
+def first_state(prepared: Prepared, device: str) -> TrainingState:
+    """What training changes, as it is before the first step."""
+    recipe = prepared.recipe
+    network, trained = prepared.network.to(device), prepared.trained.to(device)
+    head = head_prefix(recipe.network, network)
+    optimizer = build_optimizer(recipe.optimizer, trained, head)
+    return TrainingState(trained, optimizer, build_parts(recipe, trained))
