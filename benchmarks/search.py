@@ -106,7 +106,8 @@ def searched(given: Any) -> None:
     found: list[reslab.Search] = []
     whole = seconds(lambda: found.append(reslab.search(
         data["data"], test=data["test"], root=data["root"], recipe="photos", network=REAL,
-        weights=weights(), precision="fp32", quiet=True, trials=given.trials, out=out, fields={"split.validation": 0.25}, **common,
+        weights=weights(), precision="fp32", quiet=True, trials=given.trials, out=out,
+        fields={"split.validation": 0.25}, **common,
     )))  # fmt: skip
     trials = [trial.seconds for trial in found[0].trials]
     winner = learned(given, data, "winner", recipe=found[0].recipe)

@@ -82,14 +82,15 @@ def search(
     folder = user_path(out) if out is not None else Path("searches") / _name(base, data)
     refuse_inside_data(folder, user_path(str(data)))
     _refuse_foreign(folder)
+    whole = _split(pictures, base)
+    work = Work(folder, base, space, device, display, began, source, pictures, whole)
+    work.check()
     with holding(folder, lambda: _holder(folder)):
         for leftover in (
             *folder.glob(f".{RECORD_FILE}.*.tmp"),
             *folder.glob(f".{BEST_FILE}.*.tmp"),
         ):
             leftover.unlink(missing_ok=True)
-        whole = _split(pictures, base)
-        work = Work(folder, base, space, device, display, began, source, pictures, whole)
         work.begin()
         work.go_on(trials, minutes)
     return work.result()

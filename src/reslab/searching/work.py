@@ -55,14 +55,17 @@ class Work:
     pictures: Pictures
     whole: Pictures
 
-    def begin(self) -> None:
-        """Take up the record that stands in the folder, or begin one."""
+    def check(self) -> None:
+        """Prepare the recipe once, so that what does not fit is said before anything is written."""
         self._caught: list[int] = []
         self._bench = Bench(self.whole, self.device, self.display, self._stop_if_asked)
+        self._precision = self._bench.settled(self.base)
+
+    def begin(self) -> None:
+        """Take up the record that stands in the folder, or begin one."""
         found = read_record(self.folder)
         if found is None:
-            with_precision = self._bench.settled(self.base)
-            found = self._new_record(with_precision)
+            found = self._new_record(self._precision)
         else:
             self._refuse_other(found)
         self._seconds_before = found.seconds
