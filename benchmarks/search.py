@@ -130,11 +130,13 @@ def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--data", type=Path, default=Path("/tmp/reslab-bench"), help="of food10")
     options.add_argument("--draws", type=int, default=8)
-    options.add_argument("--each", default="5,20", help="photos a class")
+    options.add_argument(
+        "--each", default="5,20", help="photos a class; empty for the search alone"
+    )
     options.add_argument("--classes", type=int, default=10)
     options.add_argument("--trials", type=int, default=20)
     given = options.parse_args()
-    for each in map(int, given.each.split(",")):
+    for each in map(int, filter(None, given.each.split(","))):
         few(given, each)
     searched(given)
 
