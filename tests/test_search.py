@@ -350,7 +350,18 @@ def test_another_search_is_not_gone_on_with(look_for, tmp_path, split_photos):
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="holds files and no search"):
         look_for("mine")
-    (tmp_path / "found" / "search.json").write_text('{"format": 1}')
+    record = tmp_path / "found" / "search.json"
+    whole = json.loads(record.read_text("utf-8"))
+    for damage in ({"optimizer.lr": 0.01}, whole["trials"][0]["fields"] | {"optimizer.lr": 5.0},
+                   whole["trials"][0]["fields"] | {"optimizer.name": "adam"}):  # fmt: skip
+        trials = [whole["trials"][0] | {"fields": damage}]
+        record.write_text(json.dumps(whole | {"trials": trials}), "utf-8")
+        with pytest.raises(InputError, match="trial 0 is none of this search"):
+            look_for()
+    record.write_text(json.dumps(whole | {"recipe": {"epochs": 0}}), "utf-8")
+    with pytest.raises(InputError, match=r"search\.json: not as reslab wrote it"):
+        look_for()
+    record.write_text('{"format": 1}')
     with pytest.raises(InputError, match=r"search\.json: not as reslab wrote it"):
         look_for()
     with pytest.raises(InputError, match="lies inside the data"):

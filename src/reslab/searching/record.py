@@ -129,7 +129,9 @@ def read_record(folder: Path) -> Record | None:
     """The record of a search that began here, or None. Raises InputError if it is damaged."""
     path = folder / RECORD_FILE
     try:
-        return Record.model_validate_json(read_regular(path, _LARGEST))
+        found = Record.model_validate_json(read_regular(path, _LARGEST))
+        Recipe.model_validate(found.recipe)
+        return found
     except FileNotFoundError:
         return None
     except ValidationError as error:

@@ -150,6 +150,22 @@ def _checked(name: str, value: Any, base: Recipe) -> Any:
     return found
 
 
+def holds(space: Space, fields: Mapping[str, Any]) -> bool:
+    """Whether these fields, no more and no fewer, were tried within the space."""
+    if fields.keys() != space.keys():
+        return False
+    for name, dimension in space.items():
+        value = fields[name]
+        if isinstance(dimension, Choices):
+            inside = value in dimension.values
+        else:
+            number = isinstance(value, int if dimension.whole else int | float)
+            inside = number and dimension.low <= value <= dimension.high
+        if not inside:
+            return False
+    return True
+
+
 def described(space: Space) -> dict[str, str]:
     """Each field's range or choices in words, for the screen and the record."""
     return {name: str(typing.cast(object, dimension)) for name, dimension in space.items()}

@@ -24,6 +24,7 @@ from reslab.searching.bench import Bench
 from reslab.searching.proposals import Proposal
 from reslab.searching.record import (
     BEST_FILE,
+    RECORD_FILE,
     Record,
     Search,
     Trial,
@@ -32,7 +33,7 @@ from reslab.searching.record import (
     write_best,
     write_record,
 )
-from reslab.searching.space import Space, described
+from reslab.searching.space import Space, described, holds
 from reslab.training.description import FEW, circumstances
 from reslab.training.inputs import with_whole_paths
 
@@ -107,10 +108,14 @@ class Work:
             if now[name] != before[name]
         ]
         over = described(self.space)
+        over_differs = over != record.over
         for name in sorted(record.over.keys() | over.keys()):
             if record.over.get(name) != over.get(name):
                 was = record.over.get(name, "nothing")
                 other.append(f"--over {name}: {over.get(name, 'nothing')} where it has {was}")
+        for number, trial in enumerate(record.trials):
+            if not over_differs and (trial.number != number or not holds(self.space, trial.fields)):
+                other.append(f"{RECORD_FILE}: trial {trial.number} is none of this search")
         if record.arrangement != self._arrangement():
             other.append(f"{self.pictures.name}: the pictures or their splits have changed")
         if other:
