@@ -20,7 +20,6 @@ from reslab.run.folder import refuse_inside_data
 from reslab.run.lock import LOCK_FILE, holding
 from reslab.searching.proposals import refuse_without_optuna
 from reslab.searching.record import (
-    BEST_FILE,
     RECORD_FILE,
     Search,
     read_record,
@@ -86,11 +85,6 @@ def search(
     work = Work(folder, base, space, device, display, began, source, pictures, whole)
     work.check()
     with holding(folder, lambda: _holder(folder)):
-        for leftover in (
-            *folder.glob(f".{RECORD_FILE}.*.tmp"),
-            *folder.glob(f".{BEST_FILE}.*.tmp"),
-        ):
-            leftover.unlink(missing_ok=True)
         work.begin()
         work.go_on(trials, minutes)
     return work.result()

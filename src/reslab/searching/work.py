@@ -64,6 +64,9 @@ class Work:
 
     def begin(self) -> None:
         """Take up the record that stands in the folder, or begin one."""
+        for name in (RECORD_FILE, BEST_FILE):
+            for leftover in self.folder.glob(f".{name}.*.tmp"):  # half written by a killed process
+                leftover.unlink(missing_ok=True)
         found = read_record(self.folder)
         if found is None:
             found = self._new_record(self._precision)
