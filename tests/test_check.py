@@ -14,13 +14,13 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
 import reslab
 from browser import axe_findings, chromium, opened
-from reslab.checking.labels import doubts, folds_of
+from reslab.checking.labels import doubts
 from reslab.cli import run_command
 from reslab.errors import InputError
 from reslab.pictures.copies.pairs import groups_of, near_pairs
 from reslab.pictures.data_source import DataSource
 from reslab.pictures.issue_table import HEADER
-from reslab.pictures.splitting import complete_splits
+from reslab.pictures.splitting import complete_splits, dealt
 
 CLASSES = ("面条", "soup", "蛋糕")
 
@@ -317,7 +317,7 @@ def test_folds_keep_copies_together_and_classes_apart():
     labels = np.repeat(np.arange(3), 10)
     groups = np.arange(30)
     groups[[1, 2, 11, 12]] = [0, 0, 10, 10]
-    fold = folds_of(labels, groups)
+    fold = dealt(labels, groups, np.arange(30, dtype=np.uint64), 5, 0)
     assert fold[0] == fold[1] == fold[2]
     assert fold[10] == fold[11] == fold[12]
     for label in range(3):

@@ -16,6 +16,7 @@ __all__ = [
     "Prediction",
     "Recipe",
     "Run",
+    "Search",
     "check",
     "compare",
     "evaluate",
@@ -24,6 +25,7 @@ __all__ = [
     "load_recipe",
     "report",
     "resume",
+    "search",
     "train",
 ]
 
@@ -40,6 +42,7 @@ _HOMES = {
     "Recipe": "reslab.recipes.recipe",
     "Run": "reslab.run.folder",
     "check": "reslab.using.check",
+    "Search": "reslab.searching.record",
     "compare": "reslab.reporting.comparison",
     "evaluate": "reslab.using.evaluation",
     "export": "reslab.using.exporting",
@@ -47,6 +50,7 @@ _HOMES = {
     "load_recipe": "reslab.recipes.files",
     "report": "reslab.reporting.reports",
     "resume": "reslab.training.training",
+    "search": "reslab.searching.search",
     "train": "reslab.training.training",
 }
 
@@ -57,6 +61,8 @@ if TYPE_CHECKING:
     from reslab.reporting.comparison import compare
     from reslab.reporting.reports import report
     from reslab.run.folder import Run
+    from reslab.searching.record import Search
+    from reslab.searching.search import search
     from reslab.training.rate_test import find_lr
     from reslab.training.training import resume, train
     from reslab.using.check import check

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from reslab.features.solving import HeadProblem, strengths
-from reslab.pictures import draws
+from reslab.pictures.splitting import dealt
 
 FOLDS = 5
 _PATH = 6  # strengths that are tried
@@ -48,7 +48,7 @@ def out_of_fold(
     features: torch.Tensor, labels: np.ndarray, groups: np.ndarray, classes: int
 ) -> np.ndarray:
     """Probabilities (N, classes) of each picture by a head solved on the other folds."""
-    fold = folds_of(labels, groups)
+    fold = dealt(labels, groups, np.arange(len(labels), dtype=np.uint64), FOLDS, 0)
     head = nn.Linear(features.shape[1], classes)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
@@ -84,13 +84,3 @@ def _best_strength(
     if kept is not None:
         head.load_state_dict(kept)
     return found
-
-
-def folds_of(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """A fold for each picture (N,): each class is spread over all, copies stay together."""
-    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
-    rank = draws.uniform(draws.address(0, "folds"), np.arange(len(first), dtype=np.uint64), 1)[:, 0]
-    order = np.lexsort((rank, labels[first]))
-    dealt = np.empty(len(first), np.int64)
-    dealt[order] = np.arange(len(first)) % FOLDS
-    return dealt[group]

@@ -25,6 +25,7 @@ COMMANDS = {  # the module of each, which is imported when the command is asked 
     "resume": "learn",
     "preview": "learn",
     "check": "check",
+    "search": "search",
     "evaluate": "use",
     "predict": "use",
     "explain": "use",

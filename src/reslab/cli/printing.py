@@ -16,6 +16,8 @@ def print_run(run: Any, as_json: bool) -> None:
     for split in ("validation", "test"):
         if run.info.get(split):
             print_score(split, run.info[split])
+            if run.info[split].get("folds"):
+                print(f"{'':12}cross-validated, {run.info[split]['folds']} folds")
     seconds = run.info["seconds"]
     if run.info.get("best_strength") is not None:
         print(f"best head   strength of regularisation {run.info['best_strength']:.3g}")

@@ -1,8 +1,10 @@
 """Batches of network input. A training batch is a function of (seed, epoch, step)."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Self
 
 import numpy as np
 import torch
@@ -70,6 +72,13 @@ class Batches(ABC):
                 rows = torch.arange(count)
             self._order = (epoch, rows)
         return rows
+
+    def dealt(self, batch_size: int, *, shuffle: bool) -> Self:
+        """The same samples in batches of another size, in the order of the epoch or their own."""
+        other = copy.copy(self)
+        other.batch_size, other.shuffle = batch_size, shuffle
+        other._order = (-1, torch.empty(0))
+        return other
 
     def batch(self, epoch: int, step: int) -> Batch:
         rows = self.order(epoch)[slice(*self.bounds(step))]

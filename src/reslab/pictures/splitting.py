@@ -1,6 +1,6 @@
-"""Carving a validation or test split: stratified, seeded, copies kept together."""
+"""Carving a split, or folds: stratified, seeded, copies kept together."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,11 +32,11 @@ def complete_splits(
     splits = {**pictures.splits, "train": pictures.train()}
     wanted = [("test", test), ("validation", validation)]
     wanted = [(name, amount) for name, amount in wanted if amount and name not in splits]
-    groups = _groups(splits["train"], together, track) if wanted else np.zeros(0)
+    numbers = kept_together(splits["train"], together, track) if wanted else np.zeros(0)
     for name, amount in wanted:
         train = splits["train"]
         count = max(1, round(amount * len(train)) if amount < 1 else int(amount))
-        rows = _carve(train, groups, count, draws.address(seed, "split", name))
+        rows = _carve(train, numbers, count, draws.address(seed, "split", name))
         if rows is None:
             raise InputError(
                 f"{pictures.name}: cannot take {count:,} of {len(train):,} training pictures for"
@@ -47,13 +47,16 @@ def complete_splits(
         chosen[rows] = True
         splits[name] = train.take(np.flatnonzero(chosen))
         splits["train"] = train.take(np.flatnonzero(~chosen))
-        groups = groups[~chosen]
+        numbers = numbers[~chosen]
         carved.append(name)
     return replace(pictures, splits=splits), tuple(carved)
 
 
-def _groups(samples: Samples, together: Together, track: Track) -> np.ndarray:
-    """A number for each sample (N,), equal for those that stay in one split."""
+def kept_together(samples: Samples, together: Together, track: Track = untracked) -> np.ndarray:
+    """A number for each sample (N,), equal for copies that stay in one split or fold.
+
+    Raises InputError where a picture can no longer be read.
+    """
     if together == "near":
         from reslab.pictures.copies.pairs import groups_of, near_pairs
 
@@ -61,12 +64,9 @@ def _groups(samples: Samples, together: Together, track: Track) -> np.ndarray:
     return np.unique(samples.keys, return_inverse=True)[1]
 
 
-def _carve(samples: Samples, groups: np.ndarray, count: int, start: int) -> np.ndarray | None:
+def _carve(samples: Samples, numbers: np.ndarray, count: int, start: int) -> np.ndarray | None:
     """Rows of `count` samples (near it where copies do not let it be met), or None."""
-    group = np.unique(groups, return_inverse=True)[1]
-    sizes = np.bincount(group)
-    first = np.full(len(sizes), len(samples))
-    np.minimum.at(first, group, np.arange(len(samples)))
+    group, sizes, first = _groups(numbers)
     labels = samples.labels[first]
     rank = draws.uniform(start, samples.draw_keys[first], 1)[:, 0]
     totals = np.bincount(labels, weights=sizes).astype(np.int64)
@@ -85,6 +85,15 @@ def _carve(samples: Samples, groups: np.ndarray, count: int, start: int) -> np.n
     return np.asarray(np.flatnonzero(taken[group])) if taken.any() else None
 
 
+def _groups(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each sample's group of equal numbers (N,); each group's size and first row."""
+    _, group = np.unique(numbers, return_inverse=True)
+    sizes = np.bincount(group)
+    first = np.full(len(sizes), len(numbers))
+    np.minimum.at(first, group, np.arange(len(numbers)))
+    return group, sizes, first
+
+
 def _shares(totals: np.ndarray, count: int) -> np.ndarray:
     """`count` shared out in proportion to `totals`, by largest remainder."""
     exact = totals * (count / totals.sum())
@@ -92,6 +101,64 @@ def _shares(totals: np.ndarray, count: int) -> np.ndarray:
     order = np.argsort(-(exact - share), kind="stable")
     share[order[: count - int(share.sum())]] += 1
     return np.asarray(share)
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Samples dealt out for cross-validation.
+
+    of: each sample's fold (N,). judged: the rows, in rising order, of samples whose class stands in
+    more than one fold, so that what is trained without theirs knows it.
+    """
+
+    of: np.ndarray
+    judged: np.ndarray
+
+    @property
+    def count(self) -> int:
+        """How many folds hold samples: no more than the groups of copies."""
+        return len(np.unique(self.of))
+
+
+def folds_of(samples: Samples, count: int, seed: int, numbers: np.ndarray | None = None) -> Folds:
+    """Deal samples into at most `count` folds, each class as evenly as copies let it.
+
+    numbers: equal for samples that stay in one fold, as `kept_together` gives them; identical
+        files if None.
+    Which fold a picture comes to depends on the pictures' contents and on `seed`, not on their
+    names or places. M. Stone: Cross-Validatory Choice and Assessment of Statistical Predictions,
+    1974.
+    """
+    if numbers is None:
+        numbers = kept_together(samples, "identical")
+    of = dealt(samples.labels, numbers, samples.draw_keys, count, seed)
+    spread = [
+        label
+        for label in np.unique(samples.labels)
+        if len(np.unique(of[samples.labels == label])) > 1
+    ]
+    return Folds(of, np.flatnonzero(np.isin(samples.labels, spread)))
+
+
+def dealt(
+    labels: np.ndarray, numbers: np.ndarray, keys: np.ndarray, count: int, seed: int
+) -> np.ndarray:
+    """A fold for each of labels (N,), by draws from keys (N,); equal numbers stay together."""
+    group, sizes, first = _groups(numbers)
+    labels = labels[first]
+    rank = draws.uniform(draws.address(seed, "folds"), keys[first], 1)[:, 0]
+    held = np.zeros(min(count, len(sizes)), dtype=np.int64)
+    fold = np.empty(len(sizes), dtype=np.int64)
+    for label in np.unique(labels):
+        own = np.zeros_like(held)
+        members = np.flatnonzero(labels == label)
+        for member in members[np.argsort(rank[members], kind="stable")]:
+            # Where fewest of the class are; of those, where fewest are at all.
+            place = np.lexsort((held, own))[0]
+            fold[member] = place
+            own[place] += sizes[member]
+            held[place] += sizes[member]
+    return np.asarray(fold[group])
 
 
 def split_notes(pictures: Pictures) -> list[str]:

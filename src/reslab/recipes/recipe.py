@@ -76,6 +76,9 @@ class Recipe(Group):
     """Pictures a forward pass where nothing trains."""
     shuffle: bool = True
     """Whether each epoch has an order of its own."""
+    folds: int = Field(default=0, ge=0, le=1000)
+    """Judge a solved head's strengths by cross-validation in so many folds of the training
+    pictures, and carve no validation split; for few photos. 0 carves one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto is bf16 where the machine has it, it agrees with fp32, and it is measured to pay."""
     label_smoothing: float = Field(default=0, ge=0, lt=1)
@@ -144,6 +147,13 @@ class Recipe(Group):
             raise ValueError("such as 1epoch, 20steps or 5min")
         return text
 
+    @field_validator("folds")
+    @classmethod
+    def _folds_leave_some(cls, folds: int) -> int:
+        if folds == 1:
+            raise ValueError("2 or more, such as 5; or 0 for none")
+        return folds
+
     @field_validator("name")
     @classmethod
     def _name_fits_a_folder(cls, name: str) -> str:
@@ -165,6 +175,11 @@ class Recipe(Group):
     def frozen_start(self) -> bool:
         """Whether pretrained layers train on from a head that is solved first."""
         return self.head == "solved" and self.train_from != "head" and self.weights != "none"
+
+    @property
+    def carved_validation(self) -> float:
+        """How much of train is carved for validation: nothing where folds judge."""
+        return 0 if self.folds else self.split.validation
 
     @property
     def training_augmentation(self) -> Augmentation:

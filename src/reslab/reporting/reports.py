@@ -65,13 +65,13 @@ def report(
 def pictures_of(run: Run, display: Display) -> Pictures | None:
     """The pictures a run was trained on, split as they were; None if they changed, and says so."""
     try:
-        split = run.recipe().split
+        recipe = run.recipe()
         pictures, _ = complete_splits(
             run.source.read(display.track),
-            validation=split.validation,
-            test=split.test,
-            seed=split.seed,
-            together=split.together,
+            validation=recipe.carved_validation,
+            test=recipe.split.test,
+            seed=recipe.split.seed,
+            together=recipe.split.together,
             track=display.track,
         )
     except InputError as error:

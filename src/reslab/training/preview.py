@@ -48,7 +48,7 @@ def preview(
     chosen = (chosen or default_recipe(pictures)).with_fields(changes)
     pictures, _ = complete_splits(
         pictures,
-        validation=chosen.split.validation,
+        validation=chosen.carved_validation,
         test=chosen.split.test,
         seed=chosen.split.seed,
         together=chosen.split.together,

@@ -51,8 +51,7 @@ class Session:
         cls, run: Run, prepared: Prepared, device: str, display: Display, began: float
     ) -> "Session":
         """With a state as it is before the first step."""
-        state = new_state(prepared, device)
-        return cls(run, prepared, device, display, began, state)
+        return cls(run, prepared, device, display, began, new_state(prepared, device))
 
     def start(self, *, fresh: bool) -> None:
         """Save the first state, or go back to the last one that was saved."""
@@ -79,7 +78,7 @@ class Session:
         prepared, split = self.prepared, self.prepared.recipe.split
         origin = SplitOrigin(
             fingerprint=prepared.fingerprint,
-            validation=split.validation,
+            validation=prepared.recipe.carved_validation,
             test=split.test,
             seed=split.seed,
             together=split.together,

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from reslab.disk import user_path
+from reslab.judging.scoring import Evaluations
 from reslab.judging.sheet import draw_training_sheet
 from reslab.learning.device import choose_device, set_up
 from reslab.learning.loop import train_epochs
-from reslab.learning.state import Milestone, Step
+from reslab.learning.state import Milestone, Step, TrainingState
 from reslab.options import refuse_unknown, taken, taking
 from reslab.pictures.data_source import DataSource
 from reslab.process import training_alone
@@ -29,7 +30,7 @@ from reslab.training.continuing import differences, refuse_changed, refuse_exten
 from reslab.training.description import announce, description, digest_of, say_what_has_no_part
 from reslab.training.event_files import event_files, refuse_without_tensorboard
 from reslab.training.inputs import default_recipe, with_whole_paths
-from reslab.training.preparation import prepare, with_precision
+from reslab.training.preparation import Prepared, prepare, with_precision
 from reslab.training.publishing import publish
 from reslab.training.run_files import RUN_FILES
 from reslab.training.session import Session
@@ -213,16 +214,22 @@ def _learn(session: Session, caught: list[int]) -> None:
 
 def _events(session: Session) -> tuple[Iterator[Step | Milestone], int]:
     """What happens while the run learns, and how many steps an epoch has."""
-    prepared, state, device = session.prepared, session.state, session.device
     judged = {
         name: batches
-        for name, batches in prepared.evaluation.items()
+        for name, batches in session.prepared.evaluation.items()
         if name == "validation" or (name == "test" and session.run.info["watch_test"])
     }
+    events = events_of(session.prepared, session.state, judged, session.device)
+    return events, 0 if session.prepared.recipe.solves else len(session.prepared.batches)
+
+
+def events_of(
+    prepared: Prepared, state: TrainingState, judged: Evaluations, device: str
+) -> Iterator[Step | Milestone]:
+    """A training from where its state stands to its end."""
     if prepared.recipe.solves:
-        return solved_path(prepared, state, judged, device), 0
-    events = train_epochs(state, prepared.recipe, prepared.batches, judged, device)
-    return events, len(prepared.batches)
+        return solved_path(prepared, state, judged, device)
+    return train_epochs(state, prepared.recipe, prepared.batches, judged, device)
 
 
 def _draw_preview(session: Session) -> None:

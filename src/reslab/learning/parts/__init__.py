@@ -6,6 +6,7 @@ One more: a field of the recipe, a module here with a `Part`, and its line in `P
 from torch import nn
 
 from reslab.learning.parts.clipping import Clipping
+from reslab.learning.parts.fold_heads import FoldHeads
 from reslab.learning.parts.growing import Growing
 from reslab.learning.parts.mixing import Mixing
 from reslab.learning.parts.moving_average import MovingAverage
@@ -14,7 +15,14 @@ from reslab.learning.parts.stochastic_depth import StochasticDepth
 from reslab.recipes.recipe import Recipe
 
 # In the order in which they act.
-PARTS: tuple[type[Part], ...] = (MovingAverage, Growing, Mixing, StochasticDepth, Clipping)
+PARTS: tuple[type[Part], ...] = (
+    MovingAverage,
+    FoldHeads,
+    Growing,
+    Mixing,
+    StochasticDepth,
+    Clipping,
+)
 
 
 def build_parts(recipe: Recipe, network: nn.Module, classes: int) -> tuple[Part, ...]:
