@@ -20,6 +20,7 @@ from reslab.errors import InputError
 from reslab.pictures.copies.pairs import groups_of, near_pairs
 from reslab.pictures.data_source import DataSource
 from reslab.pictures.issue_table import HEADER
+from reslab.pictures.settings import Splitting
 from reslab.pictures.splitting import complete_splits, dealt
 
 CLASSES = ("面条", "soup", "蛋糕")
@@ -171,9 +172,7 @@ def test_near_copies_stay_in_one_split_when_one_is_carved(folder):
     torn = 0
     for seed in range(6):
         for together in ("near", "identical"):
-            whole, _ = complete_splits(
-                pictures, validation=0.2, test=0.3, seed=seed, together=together
-            )
+            whole, _ = complete_splits(pictures, Splitting(0.2, 0.3, seed, together))
             homes: dict[int, set[str]] = {}
             for name, samples in whole:
                 for path in samples.paths:

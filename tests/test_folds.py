@@ -45,7 +45,7 @@ def learn(tmp_path, weights):
             data, recipe="photos", network="resnet18", weights=weights, out=tmp_path / name,
             seed=1, quiet=not options.pop("shown", False),
             precision=options.pop("precision", "fp32"),
-            fields={"preprocess.size": 32, **fields}, **options,
+            fields={"preprocess.size": 32, "split.together": "identical", **fields}, **options,
         )  # fmt: skip
 
     return run

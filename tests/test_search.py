@@ -47,7 +47,9 @@ def settings(weights):
     return {
         "recipe": "photos", "network": "resnet18", "weights": str(weights), "head": "trained",
         "views": 2, "epochs": 4, "precision": "fp32", "quiet": True,
-        "fields": {"preprocess.size": 32, "split.validation": 0.25},
+        "fields": {
+            "preprocess.size": 32, "split.validation": 0.25, "split.together": "identical",
+        },
     }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from reslab.errors import InputError
 from reslab.networks.catalogue import NetworkSpec, build_network
 from reslab.pictures.files import has_control_characters
 from reslab.pictures.preprocessing import Preprocessing
-from reslab.pictures.settings import Averaging, Size, Together
+from reslab.pictures.settings import Averaging, Size, Splitting, Together
 
 FORMAT = 1
 MODEL_FILE = "model.safetensors"
@@ -35,6 +35,10 @@ class SplitOrigin(BaseModel):
     test: float
     seed: int
     together: Together = "identical"
+
+    @property
+    def splitting(self) -> Splitting:
+        return Splitting(self.validation, self.test, self.seed, self.together)
 
 
 class _Header(BaseModel):

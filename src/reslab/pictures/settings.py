@@ -1,6 +1,6 @@
 """Settings of the data path, as a recipe holds them: plain typed records, no torch."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -8,6 +8,19 @@ Mode = Literal["squash", "crop", "letterbox"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Averaging = Literal["none", "flip", "flip-shift"]
 Together = Literal["identical", "near"]  # copies that stay in one split
+
+
+class Splitting(NamedTuple):
+    """What is carved from train where the data lacks it.
+
+    validation, test: a fraction below 1, or a number of pictures; 0 carves none.
+    """
+
+    validation: float
+    test: float
+    seed: int
+    together: Together = "identical"
+
 
 SMALL = 64  # pixels a side: up to here pictures are "small", above they are photos
 

@@ -7,41 +7,33 @@ import numpy as np
 from reslab.errors import InputError
 from reslab.pictures import draws
 from reslab.pictures.reading import Track, untracked
-from reslab.pictures.settings import Together
+from reslab.pictures.settings import Splitting, Together
 from reslab.pictures.table import Pictures, Samples
 
 
 def complete_splits(
-    pictures: Pictures,
-    *,
-    validation: float,
-    test: float,
-    seed: int,
-    together: Together = "identical",
-    track: Track = untracked,
+    pictures: Pictures, splitting: Splitting, track: Track = untracked
 ) -> tuple[Pictures, tuple[str, ...]]:
     """The pictures with every split present, and the names of the splits carved from train.
 
-    `validation` and `test` are fractions of train below 1, or counts; 0 carves none. A split
-    that the data brings is kept as it is. Which picture goes where depends on its content and
-    on `seed`, not on its name or place.
-    together: which copies stay in one split: identical files, or near copies too.
+    A split that the data brings is kept as it is. Which picture goes where depends on its content
+    and on the seed, not on its name or place.
     Raises InputError where so much cannot be taken, or a picture can no longer be read.
     """
     carved = []
     splits = {**pictures.splits, "train": pictures.train()}
-    wanted = [("test", test), ("validation", validation)]
+    wanted = [("test", splitting.test), ("validation", splitting.validation)]
     wanted = [(name, amount) for name, amount in wanted if amount and name not in splits]
-    numbers = kept_together(splits["train"], together, track) if wanted else np.zeros(0)
+    numbers = kept_together(splits["train"], splitting.together, track) if wanted else np.zeros(0)
     for name, amount in wanted:
         train = splits["train"]
         count = max(1, round(amount * len(train)) if amount < 1 else int(amount))
-        rows = _carve(train, numbers, count, draws.address(seed, "split", name))
+        rows = _carve(train, numbers, count, draws.address(splitting.seed, "split", name))
         if rows is None:
             raise InputError(
                 f"{pictures.name}: cannot take {count:,} of {len(train):,} training pictures for"
-                f" {name} and leave some of each class; set --split.{name} to a smaller count or a"
-                " fraction such as 0.1"
+                f" {name} and leave some of each class, copies kept together; set --split.{name}"
+                " to a smaller count or a fraction such as 0.1"
             )
         chosen = np.zeros(len(train), dtype=bool)
         chosen[rows] = True
@@ -183,6 +175,8 @@ def split_notes(pictures: Pictures) -> list[str]:
 def _conflict_notes(pictures: Pictures) -> list[str]:
     """How many pictures stand under more than one class, byte for byte."""
     keys = np.concatenate([samples.keys for _, samples in pictures])
+    if not len(keys):  # not read yet
+        return []
     labels = np.concatenate([samples.labels for _, samples in pictures])
     _, same = np.unique(keys, return_inverse=True)
     lowest = np.full(same.max() + 1, len(pictures.classes))

@@ -13,7 +13,7 @@ import tomli_w
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from reslab.errors import InputError, nearest
-from reslab.pictures.settings import Augmentation, Averaging
+from reslab.pictures.settings import Augmentation, Averaging, Splitting
 from reslab.recipes.fields import fields_of, from_text, messages
 from reslab.recipes.groups import (
     LARGEST_COUNT,
@@ -177,9 +177,11 @@ class Recipe(Group):
         return self.head == "solved" and self.train_from != "head" and self.weights != "none"
 
     @property
-    def carved_validation(self) -> float:
-        """How much of train is carved for validation: nothing where folds judge."""
-        return 0 if self.folds else self.split.validation
+    def splitting(self) -> Splitting:
+        """What is carved from train: nothing for validation where folds judge."""
+        split = self.split
+        validation = 0 if self.folds else split.validation
+        return Splitting(validation, split.test, split.seed, split.together)
 
     @property
     def training_augmentation(self) -> Augmentation:

@@ -67,12 +67,7 @@ def pictures_of(run: Run, display: Display) -> Pictures | None:
     try:
         recipe = run.recipe()
         pictures, _ = complete_splits(
-            run.source.read(display.track),
-            validation=recipe.carved_validation,
-            test=recipe.split.test,
-            seed=recipe.split.seed,
-            together=recipe.split.together,
-            track=display.track,
+            run.source.read(display.track), recipe.splitting, display.track
         )
     except InputError as error:
         display.warn(f"the report shows no pictures: {str(error).splitlines()[0]}")

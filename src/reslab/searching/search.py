@@ -10,6 +10,7 @@ from reslab.errors import InputError
 from reslab.learning.device import choose_device, set_up
 from reslab.options import refuse_unknown, taken, taking
 from reslab.pictures.data_source import DataSource
+from reslab.pictures.reading import Track
 from reslab.pictures.splitting import complete_splits, split_notes
 from reslab.pictures.table import Pictures
 from reslab.process import training_alone
@@ -81,7 +82,7 @@ def search(
     folder = user_path(out) if out is not None else Path("searches") / _name(base, data)
     refuse_inside_data(folder, user_path(str(data)))
     _refuse_foreign(folder)
-    whole = _split(pictures, base)
+    whole = _split(pictures, base, display.track)
     work = Work(folder, base, space, device, display, began, source, pictures, whole)
     work.check()
     with holding(folder, lambda: _holder(folder)):
@@ -135,12 +136,9 @@ def _holder(folder: Path) -> str:
     return (found.process if found else "") or "another process"
 
 
-def _split(pictures: Pictures, base: Recipe) -> Pictures:
+def _split(pictures: Pictures, base: Recipe, track: Track) -> Pictures:
     """The pictures split as `train` splits them. Raises InputError where nothing can judge."""
-    split = base.split
-    whole, _ = complete_splits(
-        pictures, validation=base.carved_validation, test=split.test, seed=split.seed
-    )
+    whole, _ = complete_splits(pictures, base.splitting, track)
     if "validation" not in whole.splits and not base.folds:
         raise InputError(
             "a search is judged on validation, and there is none: set --split.validation, such as"

@@ -68,15 +68,7 @@ class Prepared:
 def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Prepared:
     """Split, settle, build and load. Raises InputError before anything is written."""
     fingerprint = pictures.fingerprint()
-    split = recipe.split
-    whole, carved = complete_splits(
-        pictures,
-        validation=recipe.carved_validation,
-        test=split.test,
-        seed=split.seed,
-        together=split.together,
-        track=track,
-    )
+    whole, carved = complete_splits(pictures, recipe.splitting, track)
     whole = whole.with_notes(*split_notes(whole))
     folds, unjudged = cross_validation(whole, recipe, track)
     whole = whole.with_notes(*unjudged)

@@ -99,10 +99,7 @@ def find_lr(
 
 def _of_train_alone(pictures: Pictures, recipe: Recipe, device: str, display: Display) -> Prepared:
     """As `train` prepares it, but without the splits that are held out."""
-    split = recipe.split
-    whole, _ = complete_splits(
-        pictures, validation=split.validation, test=split.test, seed=split.seed
-    )
+    whole, _ = complete_splits(pictures, recipe.splitting, display.track)
     alone = replace(whole, splits={"train": whole.train()})
     carved = {"split.validation": 0, "split.test": 0, "patience": None}
     prepared, _ = with_precision(prepare(alone, recipe.with_fields(carved), display.track), device)

@@ -75,13 +75,10 @@ class Session:
     def model(self, calibration: Calibration | None = None) -> Model:
         """What the model file says beside its weights."""
         calibration = calibration or Calibration()
-        prepared, split = self.prepared, self.prepared.recipe.split
+        prepared = self.prepared
         origin = SplitOrigin(
             fingerprint=prepared.fingerprint,
-            validation=prepared.recipe.carved_validation,
-            test=split.test,
-            seed=split.seed,
-            together=split.together,
+            **prepared.recipe.splitting._asdict(),
         )
         return Model(
             prepared.network,

@@ -176,14 +176,7 @@ def _split_as_trained(model: Model, pictures: Pictures, track: Track) -> Picture
             "not the very data the model was trained on: if training pictures are among these,"
             " they flatter the score"
         )
-    return complete_splits(
-        pictures,
-        validation=origin.validation,
-        test=origin.test,
-        seed=origin.seed,
-        together=origin.together,
-        track=track,
-    )[0]
+    return complete_splits(pictures, origin.splitting, track)[0]
 
 
 def _choose(pictures: Pictures, split: str | None) -> tuple[str, Samples]:
