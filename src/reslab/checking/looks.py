@@ -10,8 +10,8 @@ from PIL import Image
 
 from reslab.errors import InputError
 from reslab.pictures.content import KEY, content_key
-from reslab.pictures.copies.thumbs import DECODED, thumb
-from reslab.pictures.decoding import Facts, UnreadablePictureError, examine, with_channels
+from reslab.pictures.copies.thumbs import DECODED, THUMB, picture_of, thumb
+from reslab.pictures.decoding import Facts, UnreadablePictureError, examine
 from reslab.pictures.files import printable
 from reslab.pictures.reading import Track, in_threads
 from reslab.pictures.table import Pictures, Samples
@@ -135,8 +135,7 @@ def _look(samples: Samples, row: int) -> Seen | str:
     if samples.pixels is not None:
         pixels = samples.pixels[row]
         facts = Facts("", pixels.shape[2], pixels.shape[1], 1, "")
-        key = content_key(pixels.numpy().tobytes())
-        return key, _measures(with_channels(pixels[None], 3)[0], facts), facts, thumb(pixels)
+        return content_key(pixels.numpy().tobytes()), *_seen(picture_of(pixels), facts)
     assert samples.files is not None
     try:
         data = samples.files.read(samples.paths[row])
@@ -144,30 +143,34 @@ def _look(samples: Samples, row: int) -> Seen | str:
     except (OSError, UnreadablePictureError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         return printable(str(reason or error))
-    return content_key(data), _measures(pixels, facts), facts, thumb(pixels)
+    return content_key(data), *_seen(picture_of(pixels), facts)
 
 
-def _measures(pixels: torch.Tensor, facts: Facts) -> tuple[float, ...]:
-    """A row of LOOK for pixels uint8 (3, H, W), perhaps smaller than the picture."""
-    grey = with_channels(pixels[None], 1)[0, 0].numpy()
-    below = np.cumsum(np.bincount(grey.ravel(), minlength=256)) / grey.size
-    channels = pixels.numpy()
-    colour = float((channels.max(0) - channels.min(0)).mean())
-    return (
+def _seen(picture: Image.Image, facts: Facts) -> tuple[tuple[float, ...], Facts, np.ndarray]:
+    """A row of LOOK, the facts and the thumb of a picture, perhaps decoded smaller than it is."""
+    grey = picture.convert("L")
+    counts = np.array(grey.histogram())
+    below = np.cumsum(counts) / counts.sum()
+    levels = np.arange(256)
+    mean = (counts * levels).sum() / counts.sum()
+    variance = (counts * (levels - mean) ** 2).sum() / counts.sum()
+    small = picture.convert("RGB").resize((THUMB, THUMB), Image.Resampling.BOX)
+    channels = np.asarray(small).astype(np.int16)
+    look = (
         facts.width,
         facts.height,
         facts.orientation,
         int(np.searchsorted(below, 0.05)),
         int(np.searchsorted(below, 0.95)),
-        float(grey.std()),
-        colour,
+        float(variance**0.5),
+        float((channels.max(2) - channels.min(2)).mean()),
         _sharpness(grey),
     )
+    return look, facts, thumb(picture)
 
 
-def _sharpness(grey: np.ndarray) -> float:
+def _sharpness(picture: Image.Image) -> float:
     """How much of a picture's energy is in its edges: of the Laplacian at one size for all."""
-    picture = Image.fromarray(grey)
     if max(picture.size) > SHARP:
         picture = picture.resize((SHARP, SHARP), Image.Resampling.BOX)
     values = np.asarray(picture, dtype=np.float32)

@@ -21,7 +21,7 @@ from reslab.pictures import draws
 SIDE = 32  # pixels of a picture as its signature sees it
 BITS = 128
 MIDDLE = 0.75  # of a side: what is compared, so that margins may differ
-FARTHEST = 22  # bits in which the signatures of a copy may differ; of others 64 do, give or take 6
+FARTHEST = 24  # bits in which the signatures of a copy may differ; of others 64 do, give or take 6
 _FREQUENCIES = 8  # a side
 _SAMPLES = 24  # a side, of a region
 _TOGETHER = 1024  # pictures of a matrix product

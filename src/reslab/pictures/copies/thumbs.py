@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from reslab.pictures.decoding import decode, with_channels
+from reslab.pictures.decoding import decode
 from reslab.pictures.reading import Track, in_threads, read_picture
 from reslab.pictures.table import Samples
 
@@ -12,10 +12,16 @@ THUMB = 64  # pixels a side
 DECODED = 2 * THUMB  # pixels that a large JPEG's sides keep at least
 
 
-def thumb(pixels: torch.Tensor) -> np.ndarray:
-    """Of uint8 (C, H, W): squeezed to a square, uint8 (THUMB, THUMB)."""
-    grey = with_channels(pixels[None], 1)[0, 0].numpy()
-    return np.asarray(Image.fromarray(grey).resize((THUMB, THUMB), Image.Resampling.BOX))
+def picture_of(pixels: torch.Tensor) -> Image.Image:
+    """Pixels uint8 (C, H, W), grey or RGB, as a Pillow picture."""
+    values = pixels.permute(1, 2, 0).numpy()
+    return Image.fromarray(values[..., 0] if values.shape[2] == 1 else values)
+
+
+def thumb(picture: Image.Image) -> np.ndarray:
+    """A picture in grey, squeezed to a square: uint8 (THUMB, THUMB)."""
+    grey = picture.convert("L")
+    return np.asarray(grey.resize((THUMB, THUMB), Image.Resampling.BOX))
 
 
 def thumbs_of(samples: Samples, track: Track) -> torch.Tensor:
@@ -23,7 +29,8 @@ def thumbs_of(samples: Samples, track: Track) -> torch.Tensor:
     found = np.empty((len(samples), THUMB, THUMB), np.uint8)
 
     def read(row: int) -> np.ndarray:
-        return thumb(read_picture(samples, row, 3, lambda data: decode(data, 3, DECODED)))
+        pixels = read_picture(samples, row, 3, lambda data: decode(data, 3, DECODED))
+        return thumb(picture_of(pixels))
 
     made = in_threads(read, range(len(samples)))
     for row, one in enumerate(track(made, "looking for copies", len(samples))):
