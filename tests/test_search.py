@@ -201,9 +201,11 @@ def test_the_test_split_is_not_even_read(look_for, split_photos, monkeypatch):
     assert set(found.record.arrangement) == {"train", "validation"}
 
 
-def test_a_carved_test_is_left_out_too(look_for, tmp_path, settings):
+@pytest.mark.parametrize("together", ["identical", "near"])
+def test_a_carved_test_is_left_out_too(look_for, tmp_path, settings, together):
     fill(tmp_path / "flat", 12)
-    found = look_for(data=tmp_path / "flat", trials=1)
+    fields = {**settings["fields"], "split.together": together}
+    found = look_for(data=tmp_path / "flat", trials=1, fields=fields)
     run = reslab.train(tmp_path / "flat", recipe=found.recipe, out=tmp_path / "run", quiet=True)
     assert run.info["counts"] == found.record.counts
     assert run.validation["accuracy"] == found.best.validation.accuracy
