@@ -10,9 +10,9 @@ import torch.nn.functional as F
 
 from reslab.pictures.copies.signatures import MIDDLE, REGIONS, Candidates
 
-_PASSES = ((32, 2), (32, 4), (64, 4))  # pixels a side, and steps
+# Pixels a side, steps, and the agreement below which a pair is given up before.
+_PASSES = ((16, 3, 0.0), (32, 3, 0.0), (64, 4, 0.15))
 _CLEAR = 0.9  # nothing to gain from further steps
-_HOPELESS = 0.15  # after the first steps
 _BLOCKS = 8  # a side, of a picture that is compared in parts
 _TOGETHER = 128  # pairs: more would not fit the processor's cache
 _PLAIN = 2.5  # levels of deviation below which a block has no texture to compare
@@ -44,18 +44,17 @@ def shared(pictures: torch.Tensor, pairs: Candidates) -> np.ndarray:
 def _shared(first: torch.Tensor, second: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
     """The agreement of pictures (P, 1, S, S) from maps (P, 2, 3) on; most are decided early."""
     found = _agreement(first, second, maps)
-    least = -1.0
-    for size, steps in _PASSES:
-        left = torch.nonzero((found > least) & (found < _CLEAR))[:, 0]
+    for size, steps, least in _PASSES:
+        left = torch.nonzero((found >= least) & (found < _CLEAR))[:, 0]
         if not len(left):
-            break
-        least = _HOPELESS
+            continue
         one, other = (F.adaptive_avg_pool2d(each[left], size) for each in (first, second))
         better = maps[left]
         for _ in range(steps):
             better = _step(one, other, better)
-        maps[left] = better
-        found[left] = torch.maximum(found[left], _agreement(first[left], second[left], better))
+        agreement = _agreement(first[left], second[left], better)
+        gain = agreement > found[left]  # small pictures may lead astray what a caption covers
+        maps[left[gain]], found[left[gain]] = better[gain], agreement[gain]
     return found
 
 

@@ -19,7 +19,7 @@ from reslab.pictures.copies.thumbs import thumbs_of
 from reslab.pictures.reading import Track, untracked
 from reslab.pictures.table import Samples
 
-_FORMAT = b"2"  # another one where the same pictures would give other pairs
+_FORMAT = b"3"  # another one where the same pictures would give other pairs
 COPY = 0.5  # of the textured blocks of a copy agree: unrelated photos share under 0.3 (LOG.md)
 _TOGETHER = 4096
 _PLAIN = 4.0  # levels of deviation below which a picture shows nothing that could be recognised
