@@ -218,10 +218,10 @@ def food_features(work: Path) -> tuple[torch.Tensor, np.ndarray, torch.Tensor, n
     from reslab.pictures.data_source import DataSource
     from reslab.pictures.reading import untracked
     from reslab.run.display import Display
-    from reslab.using.check import _judge
+    from reslab.using.check import judge_of
 
     looked = look_over(DataSource.named(food_folder(work)).open(), untracked)
-    before, preprocessing = _judge(NETWORK, WEIGHTS, None)(looked)
+    before, preprocessing = judge_of(NETWORK, WEIGHTS, None)(looked)
     features = features_of(looked, before, preprocessing, "cpu", Display())
     count = len(looked.pictures.splits["train"])
     return features[:count], looked.labels[:count], features[count:], looked.labels[count:]

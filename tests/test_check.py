@@ -329,6 +329,72 @@ def test_a_class_of_one_picture_is_not_judged():
     assert found.judged.tolist() == [True] * 20 + [False]
 
 
+def test_pictures_without_anything_to_see_are_no_copies(tmp_path):
+    for number in range(30):
+        place = tmp_path / "plain" / CLASSES[number % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 48), (number * 5, 90, 20)).save(place / f"{number}.png")
+    found = reslab.check(tmp_path / "plain", out=tmp_path / "out", quiet=True)
+    assert found.counts["near-copy"] == found.counts["exact-copy"] == 0
+    whole, _ = complete_splits(
+        DataSource.named(tmp_path / "plain").read(), Splitting(0.2, 0.2, 0, "near")
+    )
+    assert whole.counts()["train"] < 30
+
+
+def test_small_pictures_are_alike_by_chance(tmp_path):
+    found = reslab.check("digits", out=tmp_path / "out", quiet=True)
+    assert found.counts["near-copy"] == found.counts["leak"] == 0
+
+
+def test_forms_of_one_kind_are_not_called_copies(tmp_path):
+    form = scene(0)
+    for number in range(60):
+        place = tmp_path / "forms" / CLASSES[number % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        filled = form.copy()
+        filled.paste(scene(number + 1).resize((40, 20)), (20, 20))
+        jpeg(place / f"{number}.jpg", filled)
+    found = reslab.check(tmp_path / "forms", out=tmp_path / "out", quiet=True)
+    assert found.counts["near-copy"] == found.counts["conflicting-copy"] == 0
+    assert any("so alike" in row["other"] for row in rows_of(found.path))
+
+
+def test_a_thousand_identical_pictures_are_one(tmp_path):
+    data = scene(0, (30, 40)).tobytes()
+    for number in range(1000):
+        place = tmp_path / "same" / CLASSES[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.frombytes("RGB", (40, 30), data).save(place / f"{number}.bmp")
+    found = reslab.check(tmp_path / "same", out=tmp_path / "out", quiet=True)
+    assert found.counts["exact-copy"] == 999
+    assert found.counts["conflicting-copy"] == 1000
+
+
+def test_of_a_clear_majority_the_others_are_named(tmp_path):
+    for number, label in enumerate((0, 0, 0, 1)):
+        place = tmp_path / "most" / CLASSES[label]
+        place.mkdir(parents=True, exist_ok=True)
+        jpeg(place / f"{number}.jpg", scene(0))
+    found = reslab.check(tmp_path / "most", out=tmp_path / "out", quiet=True)
+    (row,) = named(found, "conflicting-copy").values()
+    assert (row["path"], row["suggested"]) == (f"{CLASSES[1]}/3.jpg", CLASSES[0])
+
+
+def test_a_path_that_stands_twice_loses_one(tmp_path):
+    for number in range(6):
+        jpeg(tmp_path / f"{number}.jpg", scene(number))
+    lines = [f"{number}.jpg {'ab'[number % 2]}" for number in (0, 1, 2, 3, 4, 5, 1, 1)]
+    (tmp_path / "train.txt").write_text("\n".join(lines) + "\n")
+    lists = tmp_path.parent / f"{tmp_path.name}-lists"
+    found = reslab.check(
+        tmp_path / "train.txt", out=lists / "out", write_lists_to=lists, quiet=True
+    )
+    left = DataSource.named(tmp_path / "train.txt", {"without": found.path}).open()
+    assert len(left.without) == found.cleaned == found.counts["exact-copy"] == 2
+    assert [left.splits["train"].paths[row] for row in range(6)] == [f"{n}.jpg" for n in range(6)]
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     torch.manual_seed(0)
@@ -451,7 +517,8 @@ def test_a_table_that_is_wrong_is_told(folder, tmp_path, text, kinds, said):
         (["--out", "DATA/inside"], "lies inside the data"),
         (["--kinds", "label,wrong", "--write-lists", "lists"], "no kind of issue"),
         (["--kinds", "label"], "goes with --without"),
-        (["--write-lists", "DATA"], "holds train.txt already"),
+        (["--write-lists", "DATA"], "lies inside the data"),
+        (["--write-lists", "DATA/inside"], "lies inside the data"),
         (["--network", "resnet19"], "resnet19"),
     ],
 )

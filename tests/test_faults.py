@@ -28,7 +28,7 @@ import torchvision
 from PIL import Image
 
 import reslab
-from drawn_pictures import fill, picture
+from drawn_pictures import CLASSES, fill, picture
 from reslab import disk as writing
 from reslab.errors import InputError
 from reslab.learning.state import TrainingState
@@ -646,9 +646,7 @@ def mutated(chance, samples):
     return bytes(content)
 
 
-def test_mutated_pictures_never_crash_and_get_one_verdict():
-    """Truncations, flipped bits, edited headers of six formats: as train and predict read them."""
-    chance = random.Random(7)
+def pictures_of_six_formats():
     samples = []
     for number, mode in enumerate(("RGB", "L", "P")):
         one = picture(number, number, (150, 180)).convert(mode)
@@ -658,6 +656,13 @@ def test_mutated_pictures_never_crash_and_get_one_verdict():
                 buffer, form
             )
             samples.append(buffer.getvalue())
+    return samples
+
+
+def test_mutated_pictures_never_crash_and_get_one_verdict():
+    """Truncations, flipped bits, edited headers of six formats: as train and predict read them."""
+    chance = random.Random(7)
+    samples = pictures_of_six_formats()
     record = Preprocessing(size=(64, 64), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     good = 0
@@ -676,6 +681,27 @@ def test_mutated_pictures_never_crash_and_get_one_verdict():
         good += verdicts[0]
     assert good > 100
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 512 * 1024
+
+
+def test_the_doctor_looks_at_mutated_pictures(tmp_path):
+    """None crashes it, and what it cannot read is what the others cannot."""
+    chance = random.Random(8)
+    samples = pictures_of_six_formats()
+    count, unread = many(400, 20_000), set()
+    for number in range(count):
+        place = tmp_path / "data" / CLASSES[number % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        content = mutated(chance, samples)
+        (place / f"{number}.png").write_bytes(content)
+        try:
+            decode(content, 3)
+        except UnreadablePictureError:
+            unread.add(f"{CLASSES[number % 3]}/{number}.png")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*.png")}
+    found = reslab.check(tmp_path / "data", out=tmp_path / "out", quiet=True)
+    assert found.pictures == count
+    assert {one.path for one in found.issues if one.kind == "unreadable"} == unread
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_a_picture_that_claims_to_be_enormous_is_refused():

@@ -203,7 +203,7 @@ def test_the_test_split_is_not_even_read(look_for, split_photos, monkeypatch):
 
 @pytest.mark.parametrize("together", ["identical", "near"])
 def test_a_carved_test_is_left_out_too(look_for, tmp_path, settings, together):
-    fill(tmp_path / "flat", 12)
+    fill(tmp_path / "flat", 12, size=(40, 40))  # its birds are near copies of each other
     fields = {**settings["fields"], "split.together": together}
     found = look_for(data=tmp_path / "flat", trials=1, fields=fields)
     run = reslab.train(tmp_path / "flat", recipe=found.recipe, out=tmp_path / "run", quiet=True)

@@ -60,8 +60,8 @@ def check(
         leave_out_unreadable: Go on without pictures that cannot be read, and list them.
         without: A table of issues, as `reslab check` writes it: what it names as harmful is left
             out, but of the test split only what cannot be read.
-        kinds: With --without: the kinds of issues to leave out, with commas between, of every
-            split; such as label,near-copy.
+        kinds: With --without, and check's --write-lists: the kinds of issues to leave out, with
+            commas between, of every split; such as label,near-copy.
     """
     ...
 
@@ -95,8 +95,8 @@ def evaluate(
         leave_out_unreadable: Go on without pictures that cannot be read, and list them.
         without: A table of issues, as `reslab check` writes it: what it names as harmful is left
             out, but of the test split only what cannot be read.
-        kinds: With --without: the kinds of issues to leave out, with commas between, of every
-            split; such as label,near-copy.
+        kinds: With --without, and check's --write-lists: the kinds of issues to leave out, with
+            commas between, of every split; such as label,near-copy.
     """
     ...
 
@@ -157,8 +157,8 @@ def find_lr(
         leave_out_unreadable: Go on without pictures that cannot be read, and list them.
         without: A table of issues, as `reslab check` writes it: what it names as harmful is left
             out, but of the test split only what cannot be read.
-        kinds: With --without: the kinds of issues to leave out, with commas between, of every
-            split; such as label,near-copy.
+        kinds: With --without, and check's --write-lists: the kinds of issues to leave out, with
+            commas between, of every split; such as label,near-copy.
         name: What the recipe is called.
         network: A network by name: reslab's own, torchvision's ResNets, or timm's.
         weights: pretrained (the published ones), none, or a file: safetensors or a PyTorch state
@@ -270,8 +270,8 @@ def search(
         leave_out_unreadable: Go on without pictures that cannot be read, and list them.
         without: A table of issues, as `reslab check` writes it: what it names as harmful is left
             out, but of the test split only what cannot be read.
-        kinds: With --without: the kinds of issues to leave out, with commas between, of every
-            split; such as label,near-copy.
+        kinds: With --without, and check's --write-lists: the kinds of issues to leave out, with
+            commas between, of every split; such as label,near-copy.
         name: What the recipe is called.
         network: A network by name: reslab's own, torchvision's ResNets, or timm's.
         weights: pretrained (the published ones), none, or a file: safetensors or a PyTorch state
@@ -382,8 +382,8 @@ def train(
         leave_out_unreadable: Go on without pictures that cannot be read, and list them.
         without: A table of issues, as `reslab check` writes it: what it names as harmful is left
             out, but of the test split only what cannot be read.
-        kinds: With --without: the kinds of issues to leave out, with commas between, of every
-            split; such as label,near-copy.
+        kinds: With --without, and check's --write-lists: the kinds of issues to leave out, with
+            commas between, of every split; such as label,near-copy.
         name: What the recipe is called.
         network: A network by name: reslab's own, torchvision's ResNets, or timm's.
         weights: pretrained (the published ones), none, or a file: safetensors or a PyTorch state

@@ -12,24 +12,35 @@ from reslab.judging.csv_text import csv_text
 from reslab.pictures.files import Folder
 from reslab.pictures.issue_table import is_left_out
 from reslab.pictures.lists import parse_list
+from reslab.pictures.table import Pictures, Samples
 
 REASONS = ("path", "split", "line", "kind", "score", "other", "suggested")
 _NAMES = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}
 
 
-def refuse_unlistable(looked: Looked, folder: Path) -> None:
-    """Raise InputError where a list cannot name the pictures, or would replace what is not ours."""
-    for _, samples in looked.pictures:
-        if not isinstance(samples.files, Folder):
-            raise InputError(
-                f"--write-lists {folder}: lists name files of a folder, and {looked.pictures.name}"
-                " is none; unpack it first"
-            )
+def refuse_unlistable(pictures: Pictures, folder: Path) -> None:
+    """Raise InputError where lists cannot name the pictures, or would replace what is not ours."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--write-lists {folder}: a file stands there; name a folder")
     for name in (*_NAMES.values(), "classes.txt"):
         if (folder / name).exists():
             raise InputError(f"--write-lists {folder}: holds {name} already; name another folder")
     if folder.is_dir():
         refuse_foreign(folder / "reasons.csv", "--write-lists", _is_reasons, "a table of reasons")
+    unlisted = []
+    for _, samples in pictures:
+        if not isinstance(samples.files, Folder):
+            raise InputError(
+                f"--write-lists {folder}: lists name files of a folder, and {pictures.name} is"
+                " none; unpack it first"
+            )
+        for row in range(len(samples)):
+            line = _line(samples, row, pictures.classes, folder)
+            entries, _ = parse_list(line.encode("utf-8", "surrogateescape"), "")
+            if [(one.path, one.label) for one in entries] != [tuple(line.split("\t"))]:
+                unlisted.append(repr(samples.paths[row]))
+    if unlisted:
+        raise InputError("--write-lists: a line of a list cannot hold these paths:", unlisted)
 
 
 def write_lists(
@@ -37,27 +48,22 @@ def write_lists(
 ) -> int:
     """Write a list a split, the classes, and why each picture is missing; how many are.
 
-    named: whether the user named the kinds; see `is_left_out`. Raises InputError or OSError.
+    named: whether the user named the kinds; see `is_left_out`. Raises InputError where no training
+    picture would be left, or OSError.
     """
     gone = [
         one for one in issues if one.path and is_left_out(one.kind, one.split, kinds, named=named)
     ]
     left_out = {one.row for one in gone if one.row is not None}
     lines: dict[str, list[str]] = {}
-    unlisted = []
     for row in range(len(looked)):
-        split, samples, own = looked.place(row)
-        if row in left_out:
-            continue
-        assert samples.files is not None
-        path = os.path.relpath(samples.files.where(samples.paths[own]), folder)
-        line = f"{path}\t{looked.classes[looked.labels[row]]}"
-        entries, _ = parse_list(line.encode("utf-8", "surrogateescape"), "")
-        if [(one.path, one.label) for one in entries] != [tuple(line.split("\t"))]:
-            unlisted.append(path)
-        lines.setdefault(split, []).append(line)
-    if unlisted:
-        raise InputError("--write-lists: a line of a list cannot hold these paths:", unlisted)
+        if row not in left_out:
+            split, samples, own = looked.place(row)
+            lines.setdefault(split, []).append(_line(samples, own, looked.classes, folder))
+    if "train" in looked.pictures.splits and "train" not in lines:
+        raise InputError(
+            f"--write-lists {folder}: no training picture would be left; name fewer --kinds"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for split, written in lines.items():
         text = "\n".join(written) + "\n"
@@ -69,7 +75,14 @@ def write_lists(
     ]
     table = csv_text([REASONS, *rows]).encode("utf-8", "surrogateescape")
     write_safely(folder / "reasons.csv", table)
-    return len({(one.split, one.path) for one in gone})
+    return len(left_out) + sum(one.row is None for one in gone)
+
+
+def _line(samples: Samples, row: int, classes: Sequence[str], folder: Path) -> str:
+    """A line of a list in the folder."""
+    assert samples.files is not None
+    path = os.path.relpath(samples.files.where(samples.paths[row]), folder)
+    return f"{path}\t{classes[samples.labels[row]]}"
 
 
 def _is_reasons(start: bytes) -> bool:

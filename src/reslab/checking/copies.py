@@ -1,16 +1,16 @@
 """Copies, leaks between splits, and copies whose labels disagree."""
 
-from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
+from reslab.checking.findings import told
 from reslab.checking.issues import Issue, issue_of
 from reslab.checking.looks import Looked
 from reslab.errors import InputError
-from reslab.pictures.copies.pairs import groups_of, near_pairs
+from reslab.pictures.copies.pairs import Pairs, groups_of, near_pairs
 from reslab.pictures.reading import read_picture
 from reslab.pictures.table import Samples
 
@@ -19,63 +19,60 @@ _SAME = 0.9  # agreement from which pixels are compared one by one
 
 
 @dataclass(frozen=True)
-class _Link:
-    """How much a picture agrees with a copy of it; exact if all bytes or all pixels do."""
+class _Content:
+    """Rows of identical files, the best kept first, and the contents that are near copies.
 
-    other: int
-    score: float
-    exact: bool
+    near: (score, content, whether all pixels are equal), of pairs that were compared.
+    """
+
+    rows: list[int]
+    near: list[tuple[float, int, bool]] = field(default_factory=list)
 
 
 def copies_in(looked: Looked) -> tuple[list[Issue], np.ndarray]:
-    """Leaks, conflicts, every copy but the one of each group that is best kept; and the groups.
+    """Leaks, conflicts, and every copy but the one of each group that is best kept; and the groups.
 
     The groups are a number for each picture (N,), equal for copies.
     """
-    flat = _flat(looked)
+    names = tuple(looked.path(row) for row in range(len(looked)))
+    flat = Samples(names, looked.labels, keys=looked.keys)
     pairs = near_pairs(flat, looked.thumbs)
-    links = _links(looked, pairs.first, pairs.second, pairs.share)
-    found: list[Issue] = []
     groups = groups_of(flat, pairs)
+    contents, content_of = _contents(looked, pairs)
+    found: list[Issue] = []
     for members in _groups(groups):
-        keeper = min(members, key=lambda row: _worse(looked, row))
-        for row in members:
-            if row != keeper:
-                link = _best(links[row], keeper, members)
-                kind = "exact-copy" if link.exact else "near-copy"
-                found.append(issue_of(looked, row, kind, link.score, other_row=link.other))
-        found += _leaks(looked, members, links)
+        inside = list(dict.fromkeys(content_of[row] for row in members))
+        keeper = min(inside, key=lambda content: _worse(looked, contents[content].rows[0]))
+        for number in inside:
+            found += _copies(looked, contents, number, keeper)
+            found += _leaks(looked, contents, number)
         found += _conflicts(looked, members)
+    if pairs.alike:
+        share = pairs.alike / len(looked)
+        values = {"count": f"{pairs.alike:,}"}
+        found.append(
+            Issue(
+                "set", looked.split(0), "", "", share, told("alike", **values),
+                finding="alike", values=dict(values),
+            )
+        )  # fmt: skip
     return found, groups
 
 
-def _flat(looked: Looked) -> Samples:
-    """All splits one after another, for what looks at contents alone."""
-    names = tuple(looked.path(row) for row in range(len(looked)))
-    return Samples(names, looked.labels, keys=looked.keys)
-
-
-def _links(
-    looked: Looked, first: np.ndarray, second: np.ndarray, share: np.ndarray
-) -> dict[int, list[_Link]]:
-    """For each picture its copies: near ones, and those of the same bytes."""
-    links: dict[int, list[_Link]] = defaultdict(list)
-    for one, other, score in zip(first.tolist(), second.tolist(), share.tolist(), strict=True):
+def _contents(looked: Looked, pairs: Pairs) -> tuple[list[_Content], list[int]]:
+    """All contents, and the number of each picture's own."""
+    _, same = np.unique(looked.keys, return_inverse=True)
+    contents = [_Content([]) for _ in range(int(same.max()) + 1)]
+    for row in sorted(range(len(looked)), key=lambda row: _worse(looked, row)):
+        contents[same[row]].rows.append(row)
+    for one, other, score in zip(
+        pairs.first.tolist(), pairs.second.tolist(), pairs.share.tolist(), strict=True
+    ):
         exact = score >= _SAME and _same_pixels(looked, one, other)
         score = 1.0 if exact else min(score, 0.9999)
-        links[one].append(_Link(other, score, exact))
-        links[other].append(_Link(one, score, exact))
-    _, same = np.unique(looked.keys, return_inverse=True)
-    for rows in _groups(same):
-        # The first of identical files stands for them all among near copies.
-        of_first = list(links[rows[0]])
-        for row in rows[1:]:
-            links[row] += of_first
-            for link in of_first:
-                links[link.other].append(_Link(row, link.score, link.exact))
-        for row in rows:
-            links[row] += [_Link(other, 1.0, True) for other in rows if other != row]
-    return links
+        contents[same[one]].near.append((score, int(same[other]), exact))
+        contents[same[other]].near.append((score, int(same[one]), exact))
+    return contents, same.tolist()
 
 
 def _groups(numbers: np.ndarray) -> Iterator[list[int]]:
@@ -94,40 +91,49 @@ def _worse(looked: Looked, row: int) -> tuple[int, int, int]:
     return _KEPT_FIRST.index(looked.split(row)), -area, row
 
 
-def _best(links: list[_Link], keeper: int, members: list[int]) -> _Link:
-    """The link to tell: to the kept one if there is one, else the strongest."""
-    inside = set(members)
-    return max(
-        (link for link in links if link.other in inside),
-        key=lambda link: (link.exact, link.other == keeper, link.score, -link.other),
-    )
+def _copies(looked: Looked, contents: list[_Content], number: int, keeper: int) -> Iterator[Issue]:
+    """All rows of a content but its best; that one too where it is not the group's keeper."""
+    content = contents[number]
+    best = content.rows[0]
+    for row in content.rows[1:]:
+        yield issue_of(looked, row, "exact-copy", 1.0, other_row=best)
+    if number != keeper:
+        # To the kept one if they were compared, else to what it agrees with most.
+        score, other, exact = max(content.near, key=lambda near: (near[2], near[1] == keeper, near))
+        kind = "exact-copy" if exact else "near-copy"
+        yield issue_of(looked, best, kind, score, other_row=contents[other].rows[0])
 
 
-def _leaks(looked: Looked, members: list[int], links: dict[int, list[_Link]]) -> list[Issue]:
-    """Members that are learned from, or chosen by, though a later split holds their copy."""
-    found = []
-    for row in members:
-        later = _KEPT_FIRST[: _KEPT_FIRST.index(looked.split(row))]
-        copies = [other for other in members if looked.split(other) in later]
-        if copies:
-            known = {link.other: link.score for link in links[row]}
-            other = max(copies, key=lambda copy: (known.get(copy, 0.0), -copy))
-            score = known.get(other, max(known.values()))
-            found.append(issue_of(looked, row, "leak", score, other_row=other))
-    return found
+def _leaks(looked: Looked, contents: list[_Content], number: int) -> Iterator[Issue]:
+    """Rows that are learned from, or chosen by, though a later split holds a copy of them."""
+    content = contents[number]
+    near = sorted(content.near, reverse=True)
+    copies = [(1.0, content.rows[0])] + [(score, contents[of].rows[0]) for score, of, _ in near]
+    ranks = [(_KEPT_FIRST.index(looked.split(row)), score, row) for score, row in copies]
+    for row in content.rows:
+        own = _KEPT_FIRST.index(looked.split(row))
+        for rank, score, other in ranks:
+            if rank < own:
+                yield issue_of(looked, row, "leak", score, other_row=other)
+                break
 
 
 def _conflicts(looked: Looked, members: list[int]) -> list[Issue]:
+    """Members whose labels disagree; of a clear majority only the others are named."""
     labels = looked.labels[members]
-    classes, counts = np.unique(labels, return_counts=True)
+    classes, first, counts = np.unique(labels, return_index=True, return_counts=True)
     if len(classes) == 1:
         return []
     most = classes[counts == counts.max()]
     found = []
     for row in members:
-        other = next(one for one in members if looked.labels[one] != looked.labels[row])
-        clear = len(most) == 1 and looked.labels[row] != most[0]
-        suggested = looked.classes[most[0]] if clear else ""
+        label = looked.labels[row]
+        if len(most) == 1 and label == most[0]:
+            continue
+        suggested = looked.classes[most[0]] if len(most) == 1 else ""
+        other = members[first[np.flatnonzero(classes != label)[0]]]
+        if len(most) == 1:
+            other = members[first[np.flatnonzero(classes == most[0])[0]]]
         found.append(
             issue_of(looked, row, "conflicting-copy", 1.0, other_row=other, suggested=suggested)
         )

@@ -10,6 +10,7 @@ FINDINGS = {
     "grey": "grey among colour",
     "turned": "turned by its EXIF mark",
     "turned_many": "{share} of the pictures are turned by their EXIF mark; other programs may not",
+    "alike": "{count} pictures are so alike that near copies among them cannot be told",
     "none": "no pictures",
     "few": "only {count} pictures",
     "unequal": "{most} pictures of {large}, {least} of {small}",

@@ -14,6 +14,8 @@ from reslab.features.solving import HeadProblem, strengths
 from reslab.pictures.splitting import dealt
 
 FOLDS = 5
+LEAST = 3  # different pictures of a class, so that two of them teach what it looks like
+FEW = 20  # pictures in all, below which no head is worth believing
 _PATH = 6  # strengths that are tried
 
 
@@ -22,7 +24,7 @@ class Doubts:
     """Of each label: probabilities (N, classes) out of fold, and how much it is to be doubted.
 
     score: (N,), from 0 to 1: the likeliest other class against the given one. judged: False where
-    no picture of the class was left to learn from.
+    there are too few pictures to learn from.
     """
 
     probabilities: np.ndarray
@@ -41,7 +43,7 @@ def doubts(features: torch.Tensor, labels: np.ndarray, groups: np.ndarray, class
     suggested = others.argmax(1)
     best = others[np.arange(len(labels)), suggested]
     score = best / np.maximum(best + table[own], 1e-12)
-    return Doubts(table, score, suggested, sizes[labels] > 1)
+    return Doubts(table, score, suggested, (sizes[labels] >= LEAST) & (len(labels) >= FEW))
 
 
 def out_of_fold(

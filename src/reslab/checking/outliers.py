@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 LEAST = 20  # pictures below which nothing is usual
+_OF_CLASS = 3  # pictures of a class from which it has a middle
 _DIRECTIONS = 256  # of the features, at most: those that vary most
 _SHRINKAGE = 0.1  # of the covariance towards its mean variance: there may be few pictures
 _FAR = 4.5  # deviations above the usual distance, robustly
@@ -21,10 +22,13 @@ def far_away(features: torch.Tensor, labels: np.ndarray) -> tuple[np.ndarray, np
     """Which of features (N, D) lie far from every class, and a score (N,) from 0 to 1."""
     if len(labels) < LEAST:
         return np.zeros(len(labels), bool), np.zeros(len(labels))
+    judged = np.bincount(labels)[labels] >= _OF_CLASS
+    if not judged.any():
+        return judged, np.zeros(len(labels))
     distance = np.log(nearest_distance(_directions(features), labels) + 1e-12)
-    middle = np.median(distance)
-    spread = 1.4826 * np.median(np.abs(distance - middle)) + 1e-9
-    far = (distance - middle) / spread
+    middle = np.median(distance[judged])
+    spread = 1.4826 * np.median(np.abs(distance[judged] - middle)) + 1e-9
+    far = np.where(judged, (distance - middle) / spread, 0.0)
     return far > _FAR, 1 - np.exp(-np.maximum(far, 0) / _FAR)
 
 

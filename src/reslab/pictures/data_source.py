@@ -73,8 +73,8 @@ class DataSource(BaseModel):
     the test split only what cannot be read."""
 
     kinds: str | None = None
-    """With --without: the kinds of issues to leave out, with commas between, of every split; such
-    as label,near-copy."""
+    """With --without, and check's --write-lists: the kinds of issues to leave out, with commas
+    between, of every split; such as label,near-copy."""
 
     @classmethod
     def named(cls, data: str | Path, options: Mapping[str, Any] | None = None) -> "DataSource":
@@ -94,7 +94,9 @@ class DataSource(BaseModel):
         from reslab.pictures.sources import open_pictures
 
         if self.kinds is not None and self.without is None:
-            raise InputError(f"--kinds {self.kinds}: goes with --without issues.csv")
+            raise InputError(
+                f"--kinds {self.kinds}: goes with --without issues.csv, or with --write-lists"
+            )
         pictures = open_pictures(
             self.data,
             test=self.test,

@@ -5,7 +5,8 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 from reslab.disk import read_regular
 from reslab.errors import InputError, nearest
 from reslab.pictures.files import printable
-from reslab.pictures.lists import SPLIT_NAMES, text_lines
+from reslab.pictures.lists import SPLIT_NAMES
 from reslab.pictures.table import Pictures
 
 HEADER = ("path", "split", "label", "kind", "score", "other", "suggested")
@@ -36,7 +37,8 @@ HARMFUL = ("unreadable", "exact-copy", "near-copy", "leak", "conflicting-copy", 
 
 def is_issue_table(start: bytes) -> bool:
     """Whether a file that begins so is a table of issues."""
-    return start.startswith(",".join(HEADER).encode() + b"\n")
+    line = start.removeprefix(b"\xef\xbb\xbf").split(b"\n", 1)[0]
+    return line.rstrip(b"\r") == ",".join(HEADER).encode()
 
 
 def chosen_kinds(text: str | None) -> tuple[str, ...]:
@@ -68,17 +70,18 @@ def without_named(pictures: Pictures, table: str, kinds: str | None) -> Pictures
     of this data.
     """
     chosen = chosen_kinds(kinds)
-    reasons: dict[tuple[str, str], str] = {}
+    reasons: dict[tuple[str, str], Counter[str]] = {}
     named: set[tuple[str, str]] = set()
     for split, path, kind, other in _rows(table):
         if not path:
             continue
         named.add((split, path))
         if is_left_out(kind, split, chosen, named=kinds is not None):
-            reasons.setdefault((split, path), f"{kind} ({other})" if other else kind)
+            reason = f"{kind} ({other})" if other else kind
+            reasons.setdefault((split, path), Counter())[reason] += 1
     splits, left_out, known = {}, [], 0
     for name, samples in pictures:
-        gone = [reasons.get((name, path)) for path in samples.paths]
+        gone = _reasons_of_rows(samples.paths, name, reasons)
         known += sum((name, path) in named for path in samples.paths)
         left_out += [
             printable(f"{name}: {path}: {reason}")
@@ -104,14 +107,27 @@ def without_named(pictures: Pictures, table: str, kinds: str | None) -> Pictures
     return whole.with_notes(*notes)
 
 
+def _reasons_of_rows(
+    paths: Sequence[str], split: str, reasons: Mapping[tuple[str, str], Counter[str]]
+) -> list[str | None]:
+    """Why each row is left out; of a path that stands several times the last ones, as named."""
+    gone: list[str | None] = [None] * len(paths)
+    left = {path: max(counts.values()) for (of, path), counts in reasons.items() if of == split}
+    for row in range(len(paths) - 1, -1, -1):
+        path = paths[row]
+        if left.get(path, 0):
+            left[path] -= 1
+            gone[row] = next(iter(reasons[split, path]))
+    return gone
+
+
 def _rows(table: str) -> Iterator[tuple[str, str, str, str]]:
     """(split, path, kind, other) of each row. Raises InputError naming the line."""
     try:
         data = read_regular(Path(table))
     except OSError as error:
         raise InputError(f"--without {table}: {error.strerror or error}") from None
-    first = text_lines(data.split(b"\n", 1)[0], table)[0]
-    if not first or tuple(first[0][1].strip().split(",")) != HEADER:
+    if not is_issue_table(data):
         raise InputError(f"{table}:1: no table of issues; its header is {','.join(HEADER)}")
     text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
     rows = csv.reader(io.StringIO(text, newline=""))

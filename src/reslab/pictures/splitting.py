@@ -34,6 +34,7 @@ def complete_splits(
                 f"{pictures.name}: cannot take {count:,} of {len(train):,} training pictures for"
                 f" {name} and leave some of each class, copies kept together; set --split.{name}"
                 " to a smaller count or a fraction such as 0.1"
+                + ("" if splitting.together == "identical" else ", or --split.together identical")
             )
         chosen = np.zeros(len(train), dtype=bool)
         chosen[rows] = True

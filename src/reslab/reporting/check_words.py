@@ -12,6 +12,7 @@ _CHINESE = {
     "grey": "彩色图片中的灰度图",
     "turned": "带有 EXIF 旋转标记",
     "turned_many": "{share} 的图片带有 EXIF 旋转标记；其他程序未必会旋转",
+    "alike": "{count} 张图片彼此过于相似，无法判断其中的近似副本",
     "none": "没有图片",
     "few": "只有 {count} 张图片",
     "unequal": "{large} 有 {most} 张，{small} 只有 {least} 张",
@@ -80,13 +81,13 @@ CHECK_TEXTS: dict[str, tuple[str, str]] = {
     ),
     "kind_exact-copy": ("Exact copies", "完全相同的副本"),
     "kind_exact-copy_help": (
-        "The same bytes or the same pixels as a picture that is kept.",
-        "与保留的图片字节相同或像素相同。",
+        "The same bytes or the same pixels as the picture beside them.",
+        "与旁边的图片字节相同或像素相同。",
     ),
     "kind_near-copy": ("Near copies", "近似副本"),
     "kind_near-copy_help": (
-        "The same picture as one that is kept, in another size, light, crop or turn.",
-        "与保留的图片是同一张，只是大小、明暗、裁剪或角度不同。",
+        "The same picture as the one beside it, in another size, light, crop or turn.",
+        "与旁边的是同一张图片，只是大小、明暗、裁剪或角度不同。",
     ),
     "kind_mismatched-type": ("Types that differ from their names", "类型与文件名不符"),
     "kind_mismatched-type_help": (

@@ -114,10 +114,12 @@ def check(
     display = Display(quiet=quiet)
     computing()
     device = choose_device(device)
-    judge = _judge(network, weights, model)
-    looked = look_over(source.open(), display.track)
+    judge = judge_of(network, weights, model)
+    opened = source.open()
     if lists is not None:
-        refuse_unlistable(looked, lists)
+        refuse_inside_data(lists, user_path(str(data)), "folder")
+        refuse_unlistable(opened, lists)
+    looked = look_over(opened, display.track)
     issues, not_judged = _issues(looked, judge, device, display)
     folder.mkdir(parents=True, exist_ok=True)
     table, page = folder / "issues.csv", folder / "check.html"
@@ -159,7 +161,7 @@ def _issues(
     return sorted_issues([*found, *feature_issues(looked, features, groups)]), ()
 
 
-def _judge(
+def judge_of(
     network: str | None, weights: str | Path | None, model: str | Path | None
 ) -> Judge | None:
     """How to get the network's part before its head; None where none is named.

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from reslab.pictures.copies.signatures import MIDDLE, REGIONS, Candidates
+from reslab.pictures.reading import in_threads
 
 # Pixels a side, steps, and the agreement below which a pair is given up before.
 _PASSES = ((16, 3, 0.0), (32, 3, 0.0), (64, 4, 0.15))
@@ -28,17 +29,18 @@ def shared(pictures: torch.Tensor, pairs: Candidates) -> np.ndarray:
     """
     starts = torch.stack([region.affine() for region in REGIONS])
     starts[:, :, :2] /= MIDDLE
-    found = np.zeros(len(pairs.first))
-    for start in range(0, len(found), _TOGETHER):
-        rows = np.arange(start, min(start + _TOGETHER, len(found)))
+
+    def some(start: int) -> np.ndarray:
         first, second, region = (
-            torch.from_numpy(side[rows].astype(np.int64))
+            torch.from_numpy(side[start : start + _TOGETHER].astype(np.int64))
             for side in (pairs.first, pairs.second, pairs.region)
         )
-        found[rows] = _shared(
+        return _shared(
             pictures[first][:, None].float(), pictures[second][:, None].float(), starts[region]
         ).numpy()
-    return found
+
+    parts = in_threads(some, range(0, len(pairs.first), _TOGETHER), ahead=16)
+    return np.concatenate([np.zeros(0, np.float32), *parts])
 
 
 def _shared(first: torch.Tensor, second: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:

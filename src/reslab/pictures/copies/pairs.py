@@ -19,19 +19,25 @@ from reslab.pictures.copies.thumbs import thumbs_of
 from reslab.pictures.reading import Track, untracked
 from reslab.pictures.table import Samples
 
-_FORMAT = b"3"  # another one where the same pictures would give other pairs
+_FORMAT = b"4"  # another one where the same pictures would give other pairs
 COPY = 0.5  # of the textured blocks of a copy agree: unrelated photos share under 0.3 (LOG.md)
+_CROWD, _CROWD_SHARE = 20, 0.2  # near copies in one group, and of all pictures: no copies, a kind
 _TOGETHER = 4096
 _PLAIN = 4.0  # levels of deviation below which a picture shows nothing that could be recognised
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Near copies: rows of samples (P,), first < second, and how much of them agrees, 0 to 1."""
+    """Near copies: rows of samples (P,), first < second, and how much of them agrees, 0 to 1.
+
+    alike: how many pictures are so alike, all of them, that near copies cannot be told, such as
+    forms of one kind; they are in no pair.
+    """
 
     first: np.ndarray
     second: np.ndarray
     share: np.ndarray
+    alike: int = 0
 
 
 def near_pairs(
@@ -53,17 +59,29 @@ def near_pairs(
         else:
             table = _found(thumbs[torch.from_numpy(kept)])
         _remember(path, table)
-    first, second = kept[table["first"]], kept[table["second"]]
-    return Pairs(np.minimum(first, second), np.maximum(first, second), table["share"])
+    one, other = table["first"].astype(np.int64), table["second"].astype(np.int64)
+    group = _components(one, other, len(kept))
+    crowd = np.bincount(group, minlength=1) > max(_CROWD, _CROWD_SHARE * len(kept))
+    told = ~crowd[group[one]]
+    first, second = kept[one[told]], kept[other[told]]
+    return Pairs(
+        np.minimum(first, second),
+        np.maximum(first, second),
+        table["share"][told],
+        int(crowd[group].sum()),
+    )
 
 
 def groups_of(samples: Samples, pairs: Pairs) -> np.ndarray:
     """A number for each sample (N,), equal where they are copies of each other, exact or near."""
     _, first, same = np.unique(samples.keys, return_index=True, return_inverse=True)
-    count = len(samples)
-    rows = np.concatenate([np.arange(count), pairs.first])
-    columns = np.concatenate([first[same], pairs.second])
-    graph = coo_array((np.ones(len(rows), bool), (rows, columns)), (count, count))
+    rows = np.concatenate([np.arange(len(samples)), pairs.first])
+    return _components(rows, np.concatenate([first[same], pairs.second]), len(samples))
+
+
+def _components(one: np.ndarray, other: np.ndarray, count: int) -> np.ndarray:
+    """A number for each of `count` rows, equal where pairs of rows lead from one to the other."""
+    graph = coo_array((np.ones(len(one), bool), (one, other)), (count, count))
     return np.asarray(connected_components(graph, directed=False)[1])
 
 
@@ -89,7 +107,11 @@ def _recalled(path: Path, count: int) -> dict[str, np.ndarray] | None:
     except Exception:  # not there, or damaged: found anew
         return None
     sides = [found.get(side, np.zeros((0, 0))) for side in ("first", "second", "share")]
-    whole = all(side.shape == (len(sides[0]),) for side in sides)
+    kinds = (np.uint32, np.uint32, np.float32)
+    whole = all(
+        side.shape == (len(sides[0]),) and side.dtype == kind
+        for side, kind in zip(sides, kinds, strict=True)
+    )
     return found if whole and all((side < count).all() for side in sides[:2]) else None
 
 

@@ -27,7 +27,7 @@ _SAMPLES = 24  # a side, of a region
 _TOGETHER = 1024  # pictures of a matrix product
 _LOOKUPS = 16384  # together
 _BUCKET = 64  # pictures of one group of bits that are looked at, at most
-_MOST = 8  # candidates of a picture that are kept
+_MOST = 5  # candidates of a picture that are kept
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,9 @@ def candidates(pictures: torch.Tensor) -> Candidates:
 
     Each picture is in few pairs: the nearest ones.
     """
+    if len(pictures) < 2:
+        none = np.zeros(0, np.int32)
+        return Candidates(none, none, none)
     signatures = _signatures(pictures)
     middles = np.ascontiguousarray(signatures[:, 0])
     bits = min(20, max(8, math.ceil(math.log2(len(pictures) + 1))))

@@ -9,6 +9,7 @@ from reslab.pictures.reading import Track, in_threads, read_picture
 from reslab.pictures.table import Samples
 
 THUMB = 64  # pixels a side
+LEAST = 32  # pixels of the shorter side: with fewer, pictures are alike by chance, as digits are
 DECODED = 2 * THUMB  # pixels that a large JPEG's sides keep at least
 
 
@@ -19,7 +20,9 @@ def picture_of(pixels: torch.Tensor) -> Image.Image:
 
 
 def thumb(picture: Image.Image) -> np.ndarray:
-    """A picture in grey, squeezed to a square: uint8 (THUMB, THUMB)."""
+    """A picture in grey, squeezed to a square: uint8 (THUMB, THUMB); black if it is too small."""
+    if min(picture.size) < LEAST:
+        return np.zeros((THUMB, THUMB), np.uint8)
     grey = picture.convert("L")
     return np.asarray(grey.resize((THUMB, THUMB), Image.Resampling.BOX))
 
