@@ -325,6 +325,7 @@ def test_photo_augmentation_settings():
         "resize": (300, 300), "rotate": 45, "zoom": 1, "shift": 0, "edge": "black",
         "flip_horizontal": 0.5, "flip_alternating": False, "flip_vertical": 0.5,
         "brightness": 0.2, "contrast": 0.1, "saturation": 0.1, "hue": 0.1, "grey": 0.1,
+        "policy": "none", "erase": 0,
     }  # fmt: skip
 
 
