@@ -8,6 +8,7 @@ would disturb each other.
 import os
 import shlex
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -15,6 +16,7 @@ from reslab.errors import InputError
 
 _training = threading.RLock()
 _command: str | None = None
+_began: float | None = None
 _computed = False
 _forked_after = False
 
@@ -22,12 +24,17 @@ _forked_after = False
 @contextmanager
 def running_command(words: Sequence[str]) -> Iterator[None]:
     """Say which command is carried out inside the block: its words after `reslab`."""
-    global _command
-    _command = shlex.join(["reslab", *words])
+    global _command, _began
+    _command, _began = shlex.join(["reslab", *words]), time.perf_counter()
     try:
         yield
     finally:
-        _command = None
+        _command = _began = None
+
+
+def began_at() -> float:
+    """When the command began that is carried out, or now where there is none: perf_counter."""
+    return time.perf_counter() if _began is None else _began
 
 
 def command_or(function: str) -> str:

@@ -66,6 +66,17 @@ def train(
     tensorboard: Annotated[
         bool, flag("Write TensorBoard's event files too, live, into the run's folder tensorboard.")
     ] = False,
+    minutes: Annotated[
+        float | None,
+        Parameter(
+            help="Train by the clock: the best model in this time, from the command's start to its"
+            " end."
+        ),
+    ] = None,
+    plan: Annotated[
+        str | None,
+        Parameter(help="Repeat the plan of a run that was trained so: its plan.toml."),
+    ] = None,
     quiet: Quiet = False,
     json: Json = False,
     **options: Any,
@@ -88,6 +99,8 @@ def train(
         overwrite=overwrite,
         language=language,
         tensorboard=tensorboard,
+        minutes=minutes,
+        plan=plan,
         quiet=quiet,
         **arguments,
     )

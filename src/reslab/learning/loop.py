@@ -13,6 +13,7 @@ from torch import nn
 
 from reslab.judging.scoring import Evaluations, judge_all
 from reslab.learning.loss import Loss, hits
+from reslab.learning.pace import Pace
 from reslab.learning.parts.part import Moment
 from reslab.learning.schedules import rate_factor
 from reslab.learning.state import Milestone, Step, TrainingState, diverged, reach_milestone
@@ -28,16 +29,21 @@ def train_epochs(
     batches: Batches,
     judged: Evaluations,
     device: str,
+    pace: Pace | None = None,
 ) -> Iterator[Step | Milestone]:
     """Train from where the state stands to the recipe's last epoch.
 
     judged: what to score after each epoch; "validation" decides which weights are best, "test" is
-        only watched. Raises InputError when a loss or a weight is not finite.
+        only watched.
+    pace: where to end in the place of the last epoch, perhaps within one; it may be given another
+        turn at any yield.
+    Raises InputError when a loss or a weight is not finite.
     """
     progress = state.progress
     steps = len(batches)
+    pace = pace or Pace([(0, recipe.epochs * steps)])
     step_of = _Stepper(state, recipe, Loss.of(recipe, batches.labels), device)
-    while progress.epoch < recipe.epochs:
+    while progress.step or progress.epoch * steps < pace.end:
         epoch = progress.epoch
         state.network.train(recipe.norms_learn)
         started = time.perf_counter()
@@ -47,7 +53,9 @@ def train_epochs(
         coming = batches.from_step(epoch, progress.step, ahead=ahead)
         for step, batch in enumerate(coming, progress.step):
             moment = Moment(recipe.seed, epoch, step, steps)
-            factor = rate_factor(recipe.schedule, moment.count, recipe.epochs * steps, steps)
+            if moment.count >= pace.end:
+                break
+            factor = rate_factor(recipe.schedule, pace.place(moment.count), pace.length, steps)
             loss, right = step_of(batch, moment, factor)
             count = len(batch[1])
             progress.step = step + 1
@@ -70,8 +78,8 @@ def train_epochs(
         started = time.perf_counter()
         scores = judge_all(state.judged, judged, device)
         evaluate_seconds = time.perf_counter() - started
-        last = epoch * steps + steps - 1
-        factor = rate_factor(recipe.schedule, last, recipe.epochs * steps, steps)
+        last = pace.place(epoch * steps + progress.step - 1)
+        factor = rate_factor(recipe.schedule, last, pace.length, steps)
         called = {"epoch": epoch, "learning_rate": recipe.optimizer.lr * factor}
         yield reach_milestone(progress, scores, called, evaluate_seconds)
 

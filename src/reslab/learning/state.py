@@ -17,6 +17,7 @@ class Progress:
     """Everything of a training that is no tensor. It is saved as JSON.
 
     epoch: also which strength of regularisation comes next, where a head is solved.
+    stage: of a training by the clock; its epochs count on over the stages.
     """
 
     epoch: int = 0
@@ -31,6 +32,7 @@ class Progress:
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
     epoch_seconds: float = 0.0
+    stage: int = -1
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """From DATA and a recipe to what the loop needs: full splits, full preprocessing, a network."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -61,14 +61,24 @@ class Prepared:
         )
 
 
-def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Prepared:
-    """Split, settle, build and load. Raises InputError before anything is written."""
+def prepare(
+    pictures: Pictures,
+    recipe: Recipe,
+    track: Track = untracked,
+    *,
+    held_back: Sequence[str] = (),
+    fill: bool = True,
+) -> Prepared:
+    """Split, settle, build and load. Raises InputError before anything is written.
+
+    held_back: splits that are not to be seen. fill: decode pictures now that all epochs need.
+    """
     fingerprint = pictures.fingerprint()
     split = recipe.split
     whole, carved = complete_splits(
         pictures, validation=split.validation, test=split.test, seed=split.seed
     )
-    whole = whole.with_notes(*split_notes(whole))
+    whole = whole.with_notes(*split_notes(whole)).without(*held_back)
     recipe = complete_inputs(recipe, whole)
     preprocessing = preprocessing_of(recipe)
     spec = NetworkSpec(
@@ -85,7 +95,7 @@ def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Pre
             " --features online, or --averaging none"
         )
     stores = _stores(whole, recipe, preprocessing)
-    if not cached:
+    if fill and not cached:
         for name, store in stores.items():
             store.fill(track=track, what=f"reading {name}")
     batches = _training_batches(stores["train"], recipe, preprocessing)

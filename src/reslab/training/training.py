@@ -6,29 +6,30 @@ carries it from one to the next.
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from reslab.disk import real_path, user_path
 from reslab.errors import InputError
-from reslab.judging.sheet import draw_training_sheet
 from reslab.learning.device import choose_device, set_up
 from reslab.learning.loop import train_epochs
 from reslab.learning.state import Milestone, Step
 from reslab.options import refuse_unknown, taken, taking
 from reslab.pictures.data_source import DataSource
-from reslab.process import training_alone
+from reslab.process import began_at, training_alone
 from reslab.recipes.files import load_recipe
 from reslab.recipes.recipe import Recipe, changes_of
 from reslab.reporting.words import choose_language
-from reslab.run.checkpoint import CheckpointClock
 from reslab.run.display import Display
 from reslab.run.folder import Run, new_run_folder, open_run
 from reslab.run.interruption import catching_signals
 from reslab.run.lock import holding
+from reslab.training.anytime.story import staged_plan, whole_recipe, work_by_plan
 from reslab.training.continuing import differences, refuse_changed, refuse_extension
 from reslab.training.description import announce, description, digest_of, say_what_has_no_part
-from reslab.training.event_files import event_files, refuse_without_tensorboard
+from reslab.training.event_files import refuse_without_tensorboard
+from reslab.training.following import draw_preview, followed
 from reslab.training.inputs import default_recipe, with_whole_paths
 from reslab.training.preparation import prepare, with_precision
 from reslab.training.publishing import publish
@@ -49,6 +50,8 @@ def train(
     overwrite: bool = False,
     language: str | None = None,
     tensorboard: bool = False,
+    minutes: float | None = None,
+    plan: str | Path | None = None,
     quiet: bool = False,
     fields: Mapping[str, Any] | None = None,
     **options: Any,
@@ -63,15 +66,18 @@ def train(
     overwrite: replace the run that `out` holds.
     language: of the report, en or zh; the system's if None. The page has both.
     tensorboard: write event files too, live, into the run's folder tensorboard/.
+    minutes: train by the clock: the best model in this time, from the command's start to its end.
+    plan: repeat the plan of a run that was trained so: its plan.toml.
     quiet: show no progress.
     fields: any recipe field by dotted name, such as {"optimizer.momentum": 0.9}.
     Returns the finished run. Raises InputError for anything the user can mend, InterruptedRunError
     after a signal, with the state saved.
     """
     refuse_unknown(options, DataSource, Recipe)
-    began = time.perf_counter()
+    began = time.perf_counter() if minutes is None else began_at()
     display = Display(quiet=quiet)
     changes = changes_of(taken(options, Recipe), fields)
+    staged = staged_plan(plan, minutes, recipe, changes)
     # What can be wrong with the command is found before the data is read.
     chosen = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
     (chosen or Recipe()).with_fields(changes)
@@ -83,8 +89,11 @@ def train(
     source = DataSource.named(data, taken(options, DataSource))
     pictures = source.read(display.track)
     chosen = (chosen or default_recipe(pictures)).with_fields(changes)
+    if staged is not None:
+        chosen = whole_recipe(staged, chosen, changes)
     _refuse_inside_data(user_path(out or "runs"), user_path(str(data)))
-    prepared = prepare(pictures, with_whole_paths(chosen), display.track)
+    chosen = with_whole_paths(chosen)
+    prepared = prepare(pictures, chosen, display.track, fill=staged is None)
     say_what_has_no_part(prepared.recipe, changes, display)
     prepared, precision_reason = with_precision(prepared, device)
     run = Run(new_run_folder(chosen.name, str(data)) if out is None else out)
@@ -96,6 +105,11 @@ def train(
             precision_reason=precision_reason,
             seconds={"data": time.perf_counter() - began, "features": 0.0},
         )
+        if staged is not None:
+            announce(run, prepared, display)
+            staged.recipe = prepared.recipe
+            seconds = None if minutes is None else 60 * minutes
+            return work_by_plan(run, prepared, device, display, staged, began, seconds)
         return _to_the_end(Session.open(run, prepared, device, display, began), fresh=True)
 
 
@@ -166,7 +180,7 @@ def _compute_features(session: Session, caught: list[int]) -> None:
         _stop_if_asked(session, caught)
 
     if prepared.cut is not None:
-        _draw_preview(session)
+        draw_preview(session)
         session.prepared, report = with_features(prepared, device, display, stop)
         session.note_features("features", report)
     progress = session.state.progress
@@ -177,31 +191,15 @@ def _compute_features(session: Session, caught: list[int]) -> None:
 
 def _learn(session: Session, caught: list[int]) -> None:
     """Train or solve to the last epoch or strength, keeping the best weights and the state."""
-    run, state, display = session.run, session.state, session.display
-    recipe = session.prepared.recipe
-    progress = state.progress
     events, steps = _events(session)
-    clock = CheckpointClock(recipe.checkpoint_every)
-    done = progress.epoch * steps + progress.step
-    with display.training(recipe.epochs, steps, done), event_files(run) as put:
-        for event in events:
-            if isinstance(event, Milestone):
-                run.append_history(event.record)
-                put(event.record)
-                if event.best:
-                    session.keep_best()
-                display.milestone(event, progress.epoch - 1)
-            else:
-                display.step(event)
-            _draw_preview(session)
-            ending = bool(caught)  # once: a signal may come at any moment
-            if clock.due(isinstance(event, Milestone)) or ending:
-                state.refuse_diverged()
+    with closing(followed(session, events, steps)) as seen:  # shown no more once it has stopped
+        for _ in seen:
+            if caught:
+                session.state.refuse_diverged()
                 session.save()
-            if ending:
                 _stop_if_asked(session, caught)
-        session.save()
-        _stop_if_asked(session, caught)
+    session.save()
+    _stop_if_asked(session, caught)
 
 
 def _events(session: Session) -> tuple[Iterator[Step | Milestone], int]:
@@ -216,13 +214,6 @@ def _events(session: Session) -> tuple[Iterator[Step | Milestone], int]:
         return solved_path(prepared, state, judged, device), 0
     events = train_epochs(state, prepared.recipe, prepared.batches, judged, device)
     return events, len(prepared.batches)
-
-
-def _draw_preview(session: Session) -> None:
-    """Draw the sheet if it is not there yet: after the first step, which it would hold up."""
-    path = session.run.path / "preview.png"
-    if not path.exists():
-        draw_training_sheet(session.prepared.pixels, session.prepared.pictures.classes, path)
 
 
 def _stop_if_asked(session: Session, caught: list[int]) -> None:

@@ -1,0 +1,70 @@
+"""The time a training has: when it ends, what the ending takes, what a step takes."""
+
+import time
+from collections import deque
+
+FIXED = 4.5  # seconds that report, charts and files take, where pictures pass at any rate
+SAFETY = 1.25  # the machine may be slower at the end than it was when it was measured
+RECENT = 24  # steps that a pace is measured over
+
+
+class Clock:
+    """Counts down to the moment when the command must have ended.
+
+    began: when the time began to count, by time.perf_counter(). seconds: how long it is.
+    """
+
+    def __init__(self, began: float, seconds: float) -> None:
+        self.began = began
+        self.seconds = seconds
+        self.held_out = 0
+        self.rate: float | None = None
+
+    @property
+    def used(self) -> float:
+        return time.perf_counter() - self.began
+
+    @property
+    def left(self) -> float:
+        return self.seconds - self.used
+
+    @property
+    def ending(self) -> float:
+        """Seconds that scoring what is held out and writing the files will take."""
+        scoring = self.held_out / self.rate if self.rate else 0.0
+        return FIXED + SAFETY * scoring
+
+    @property
+    def left_to_learn(self) -> float:
+        return self.left - self.ending
+
+    def note_rate(self, pictures: int, seconds: float) -> None:
+        """Learn at how many pictures a second a network judges them."""
+        if pictures and seconds > 0:
+            self.rate = pictures / seconds
+
+
+class StepTimes:
+    """Seconds a step takes, over the last ones, everything that happens between two included."""
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque(maxlen=RECENT)
+        self._last = time.perf_counter()
+
+    def step(self) -> None:
+        now = time.perf_counter()
+        self._times.append(now - self._last)
+        self._last = now
+
+    def other(self) -> float:
+        """Seconds since the last step, for something that was none."""
+        now = time.perf_counter()
+        passed, self._last = now - self._last, now
+        return passed
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    @property
+    def mean(self) -> float:
+        return sum(self._times) / len(self._times)

@@ -1,0 +1,109 @@
+"""What to do next: the stage that promises most for the time that is left."""
+
+from typing import Any
+
+from reslab.errors import InputError
+from reslab.features.freezing import check_solvable
+from reslab.training.anytime.plan import Stage
+from reslab.training.anytime.working import Work
+from reslab.training.preparation import Prepared
+
+GLANCE = 1000  # pictures of train that the very first model learns from, where there are many
+WORTH = 2.0  # seconds of learning below which a stage is not begun
+HEAD_SHARE = 0.4  # of the time left, that features for a solved head may take
+QUICK_SHARE = 0.15  # of the time, for a first model where nothing was pretrained
+LONGER = 4  # a cycle from scratch is so many times as long as the one before
+
+HEAD: dict[str, Any] = {
+    "train_from": "head",
+    "head": "solved",
+    "features": "cached",
+    "views": 0,
+    "averaging": "none",
+}
+# Chosen on food10's validation split (LOG.md).
+WHOLE: dict[str, Any] = {
+    "train_from": "all",
+    "head": "trained",
+    "batch_size": 32,
+    "label_smoothing": 0.1,
+    "optimizer.name": "adamw",
+    "optimizer.lr": 3e-4,
+    "optimizer.weight_decay": 0.05,
+    "optimizer.layer_decay": 1.0,
+    "schedule.name": "cosine",
+    "schedule.warmup": 0.1,
+}
+
+
+def next_stage(work: Work) -> Stage | None:
+    """The next stage of a plan, or None if no time is left for one."""
+    assert work.clock is not None
+    if work.plan.stages and work.clock.left_to_learn < WORTH:
+        return None
+    found = _after_head(work) if _solvable(work.base) else _from_scratch(work)
+    pinned = work.plan.pinned
+    kept = {name: value for name, value in found.fields.items() if name not in pinned}
+    return found.model_copy(update={"fields": kept})
+
+
+def _solvable(base: Prepared) -> bool:
+    """Whether there is something that was learned before, and a head that can be solved on it."""
+    recipe = base.recipe
+    if recipe.weights == "none":
+        return False
+    try:
+        check_solvable(base.network, recipe.with_fields({"head": "solved"}))
+    except InputError:
+        return False
+    return True
+
+
+def _after_head(work: Work) -> Stage:
+    clock, stages = work.clock, work.plan.stages
+    assert clock is not None
+    count = len(work.base.pictures.splits["train"])
+    if not stages:
+        few = GLANCE if count > 2 * GLANCE else None
+        return Stage(
+            name="head",
+            why="a first model in the shortest time: plain features, a solved head",
+            fields=HEAD,
+            pictures=few,
+        )
+    seen = max(stage.pictures or count for stage in stages)
+    possible = int((clock.rate or 0.0) * HEAD_SHARE * clock.left_to_learn)
+    if all(stage.fields.get("train_from") == "head" for stage in stages) and seen < count:
+        wanted = min(count, seen + possible)
+        if wanted > 1.2 * seen:
+            return Stage(
+                name="head",
+                why="the head again, on more of the pictures",
+                fields=HEAD,
+                pictures=None if wanted == count else wanted,
+            )
+    return Stage(
+        name="all",
+        why="all layers, for the time that is left",
+        fields=WHOLE | {"epochs": work.progress.epoch + 100},
+    )
+
+
+def _from_scratch(work: Work) -> Stage:
+    clock, stages = work.clock, work.plan.stages
+    assert clock is not None
+    epochs = work.base.recipe.epochs
+    fields: dict[str, Any] = {"train_from": "all", "head": "trained"}
+    if not stages:
+        return Stage(
+            name="first",
+            why="a first model in a small share of the time",
+            fields=fields | {"epochs": epochs},
+            share=QUICK_SHARE,
+        )
+    length = epochs * LONGER ** len(stages)
+    return Stage(
+        name="longer",
+        why="again from the best so far, along a schedule for the time that is left",
+        fields=fields | {"epochs": work.progress.epoch + length},
+    )

@@ -1,0 +1,171 @@
+"""The story of a training by the clock: stage after stage, then the end in time."""
+
+import os
+import platform
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from reslab.errors import InputError, InterruptedRunError
+from reslab.learning.state import Progress
+from reslab.networks.model_file import read_tensors
+from reslab.recipes.recipe import Recipe, dotted_name
+from reslab.run.display import Display
+from reslab.run.folder import Run
+from reslab.run.interruption import catching_signals
+from reslab.training.anytime.clock import Clock
+from reslab.training.anytime.ladder import next_stage
+from reslab.training.anytime.plan import Plan
+from reslab.training.anytime.working import EnoughError, Work, read_progress, run_stage
+from reslab.training.preparation import Prepared
+from reslab.training.publishing import publish
+from reslab.training.session import Session
+
+SHORTEST = 0.05  # minutes
+MEASURED_FROM = 5.0  # minutes, from which on it pays to measure which precision is faster
+_DECIDED = ("epochs", "train_from", "head", "views", "features", "checkpoint_every")
+
+
+def staged_plan(
+    file: str | Path | None,
+    minutes: float | None,
+    recipe: object,
+    changes: Mapping[str, Any],
+) -> Plan | None:
+    """The plan that a training is asked to make in `minutes`, or to repeat; None for neither.
+
+    Raises InputError for minutes that are none, and for options that a plan decides.
+    """
+    if file is None and minutes is None:
+        return None
+    if file is not None and minutes is not None:
+        raise InputError("--minutes goes without --plan, which has its steps already")
+    if minutes is not None:
+        refuse_no_minutes(minutes)
+        named = [name for name in map(dotted_name, changes) if name in _DECIDED]
+        if named:
+            raise InputError(f"{', '.join(named)}: the clock decides it; leave it out")
+        return Plan(minutes=minutes, pinned=sorted(map(dotted_name, changes)))
+    others = [name for name in changes if name != "weights"]
+    if recipe is not None or others:
+        raise InputError(
+            f"{', '.join(others) or '--recipe'}: the plan says it already; leave it out"
+        )
+    assert file is not None
+    return Plan.load(file).to_repeat()
+
+
+def refuse_no_minutes(minutes: float) -> None:
+    """Raise InputError unless something can be done in so many minutes."""
+    if not SHORTEST <= minutes < 1e6:
+        raise InputError(f"--minutes {minutes:g}: name how long it may take, {SHORTEST} or more")
+
+
+def whole_recipe(plan: Plan, chosen: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe of a run by a plan, which its stages change."""
+    if plan.minutes is None:
+        return plan.recipe.with_fields(changes)
+    fields: dict[str, Any] = {"train_from": "all"}
+    if chosen.precision == "auto" and plan.minutes < MEASURED_FROM:
+        fields["precision"] = "fp32"
+    return chosen.with_fields(fields)
+
+
+def work_by_plan(
+    run: Run,
+    prepared: Prepared,
+    device: str,
+    display: Display,
+    plan: Plan,
+    began: float,
+    seconds: float | None = None,
+) -> Run:
+    """Carry a plan out to its end, from where the run stands.
+
+    began: when the time began to count, by time.perf_counter. seconds: until the end; then stages
+    are added to the plan as long as there is time. Without them those of the plan are repeated.
+    """
+    clock = None
+    if seconds is not None:
+        clock = Clock(began, seconds)
+        counts = prepared.pictures.counts()
+        clock.held_out = counts["test"] + counts["validation"]
+    work = Work(run, prepared, device, display, began, plan, clock)
+    with catching_signals() as caught:
+        work.caught = caught
+        _begin(work)
+        with suppress(EnoughError):
+            _learn(work)
+        _end(work)
+    if caught:
+        accuracy = (run.info.get("test") or run.info.get("validation") or {}).get("accuracy")
+        scored = "" if accuracy is None else f", scored {accuracy:.2%}"
+        raise InterruptedRunError(
+            f"ended early with the best model so far{scored}. Go on with: reslab resume"
+            f" {run.path} --minutes M",
+            caught[0],
+        )
+    return run
+
+
+def _begin(work: Work) -> None:
+    """Go to where the run stands."""
+    run = work.run
+    run.clear_leftovers()
+    work.progress = read_progress(run) or Progress()
+    if work.progress.history_lines:
+        run.cut_history(work.progress.history_lines)
+    run.write_info(status="running", process=f"process {os.getpid()} on {platform.node()}")
+    work.save_plan()
+
+
+def _learn(work: Work) -> None:
+    """The stages that the plan has, then those that there is time for. Raises EnoughError."""
+    stages = work.plan.stages
+    for number, stage in enumerate(stages):
+        if not stage.done:
+            _carry_out(work, number)
+    while work.clock is not None and (found := next_stage(work)) is not None:
+        stages.append(found)
+        work.save_plan()
+        _carry_out(work, len(stages) - 1)
+
+
+def _carry_out(work: Work, number: int) -> None:
+    stage, say = work.plan.stages[number], work.display.say
+    left = "" if work.clock is None else f"  ({work.clock.left:.0f} s left)"
+    say(f"stage {number}    {stage.name}: {stage.why or 'as planned'}{left}")
+    run_stage(work, number)
+    gained = ""
+    if stage.validation_accuracy is not None and stage.gain is not None:
+        gained = f", validation {stage.validation_accuracy:.2%} ({stage.gain:+.2%})"
+    say(f"stage {number}    {stage.name}: {stage.seconds:.1f} s{gained}")
+
+
+def _end(work: Work) -> None:
+    """Score the best model once, and write what the run is for."""
+    run = work.run
+    work.save_plan()
+    if not run.best_checkpoint.exists():
+        run.write_info(status="interrupted")
+        if work.caught:
+            raise InterruptedRunError(
+                "stopped before there was a first model; go on with: reslab resume"
+                f" {run.path} --minutes M",
+                work.caught[0],
+            )
+        raise InputError(
+            f"{run.path}: the time was too short for a first model; go on with `reslab resume"
+            f" {run.path} --minutes M`"
+        )
+    prepared = replace(work.base, trained=work.base.network, cut=None)
+    prepared.network.load_state_dict(read_tensors(run.best_checkpoint)[0])
+    session = Session.open(run, prepared, work.device, work.display, work.began)
+    session.state.progress = work.progress
+    run.info |= {
+        "minutes": work.plan.minutes,
+        "stages": [stage.model_dump(exclude={"turns"}) for stage in work.plan.stages],
+    }
+    publish(session)

@@ -1,0 +1,252 @@
+"""A stage of a plan: prepared, carried out by the one training loop, and kept to its time."""
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from reslab.errors import InputError
+from reslab.features.extraction import FeatureBatches
+from reslab.judging.scoring import judge, judge_all
+from reslab.learning.loop import train_epochs
+from reslab.learning.pace import Pace
+from reslab.learning.state import Milestone, Progress, Step, reach_milestone
+from reslab.networks.model_file import read_tensors
+from reslab.pictures import draws
+from reslab.pictures.table import Pictures
+from reslab.run.checkpoint import load_checkpoint
+from reslab.run.display import Display
+from reslab.run.folder import Run
+from reslab.training.anytime.clock import Clock, StepTimes
+from reslab.training.anytime.plan import Plan, Stage
+from reslab.training.following import followed
+from reslab.training.preparation import Prepared, prepare
+from reslab.training.session import Session
+from reslab.training.transfer import start_from_solved_head, with_features
+
+SAVE_EVERY = 20.0  # seconds between checkpoints within an epoch
+Item = TypeVar("Item")
+
+
+class EnoughError(Exception):
+    """The time is up, or a signal asks to end: the best so far is to be scored."""
+
+
+@dataclass
+class Work:
+    """A training by a plan: with a clock that makes the plan, or without one, repeating it."""
+
+    run: Run
+    base: Prepared
+    device: str
+    display: Display
+    began: float
+    plan: Plan
+    clock: Clock | None
+    caught: list[int] = field(default_factory=list)
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def over(self) -> bool:
+        return bool(self.caught) or (self.clock is not None and self.clock.left_to_learn <= 0)
+
+    def stop(self) -> None:
+        """Raise EnoughError if nothing more is to be learned."""
+        if self.over:
+            raise EnoughError
+
+    def track(self, items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+        """The items again, as long as there is time."""
+        for item in self.display.track(items, what, total):
+            self.stop()
+            yield item
+
+    def save_plan(self) -> None:
+        if self.clock is not None:
+            self.plan.used = self.clock.used
+        self.plan.save(self.run.path)
+
+
+def run_stage(work: Work, number: int) -> None:
+    """Carry out a stage of the plan, or what is left of it. Raises EnoughError."""
+    stage = work.plan.stages[number]
+    started = time.perf_counter()
+    before = work.progress.best_accuracy
+    session = _opened(work, stage, number)
+    if session.prepared.recipe.solves:
+        _solve(work, session)
+    else:
+        _train(work, session, stage)
+    progress = work.progress
+    stage.seconds += time.perf_counter() - started
+    stage.done = True
+    if progress.best_accuracy >= 0:
+        stage.validation_accuracy = progress.best_accuracy
+        stage.validation_loss = progress.best_loss
+        stage.gain = progress.best_accuracy - max(before, 0.0)
+    work.save_plan()
+
+
+def _opened(work: Work, stage: Stage, number: int) -> Session:
+    """The stage where it begins, with the best weights so far, or where it was stopped."""
+    recipe = work.plan.recipe.with_fields(stage.fields)
+    prepared = prepare(work.base.pictures, recipe, work.track, held_back=("test",))
+    if stage.pictures:
+        prepared = replace(prepared, pictures=_some(prepared.pictures, stage.pictures, recipe.seed))
+    if work.run.best_checkpoint.exists():
+        prepared.network.load_state_dict(read_tensors(work.run.best_checkpoint)[0])
+    session = Session.open(work.run, prepared, work.device, work.display, work.began)
+    session.stage = number
+    if work.progress.stage == number:
+        warning = load_checkpoint(work.run, session.state, recipe, prepared.fingerprint)
+        if warning:
+            work.display.warn(warning)
+        work.progress = session.state.progress
+    else:
+        work.progress.stage = number
+        session.state.progress = work.progress
+        session.save()
+    return session
+
+
+def _some(pictures: Pictures, count: int, seed: int) -> Pictures:
+    """The pictures with so many of train, drawn by the seed."""
+    train = pictures.splits["train"]
+    order = torch.randperm(len(train), generator=draws.generator(seed, "some")).numpy()
+    return replace(pictures, splits=pictures.splits | {"train": train.take(np.sort(order[:count]))})
+
+
+def _solve(work: Work, session: Session) -> None:
+    """Solve the head on plain features of the frozen network."""
+    if work.progress.epoch:  # it had been solved before the run was stopped
+        return
+    started = time.perf_counter()
+    session.prepared, report = with_features(
+        session.prepared, session.device, session.display, work.stop
+    )
+    if work.clock is not None and report["computed"]:
+        work.clock.note_rate(report["computed"], time.perf_counter() - started)
+    session.note_features("features", report)
+    start_from_solved_head(session.prepared, session.device, session.display, work.stop)
+    for _ in followed(session, _solved(session, started), 0):
+        pass
+    session.save()
+
+
+def _solved(session: Session, started: float) -> Iterator[Milestone]:
+    """The solved head, judged."""
+    prepared, progress = session.prepared, session.state.progress
+    batches = prepared.batches
+    assert isinstance(batches, FeatureBatches)
+    rows = torch.arange(len(batches.labels))
+    found, _ = judge(prepared.trained, [(batches.inputs(rows, 0), batches.labels)], session.device)
+    progress.seen = len(batches.labels)
+    progress.loss_sum = found.loss * progress.seen
+    progress.hits = round(found.accuracy * progress.seen)
+    progress.epoch_seconds = time.perf_counter() - started
+    progress.train_seconds += progress.epoch_seconds
+    scores = judge_all(prepared.trained, prepared.evaluation, session.device)
+    yield reach_milestone(progress, scores, {"epoch": progress.epoch}, 0.0)
+
+
+def _train(work: Work, session: Session, stage: Stage) -> None:
+    """Train to the end of the stage's pace, which the clock decides if there is one."""
+    prepared, progress = session.prepared, work.progress
+    if prepared.cut is not None:
+        session.prepared, report = with_features(
+            prepared, session.device, session.display, work.stop
+        )
+        session.note_features("features", report)
+        prepared = session.prepared
+    steps = len(prepared.batches)
+    first = progress.epoch * steps + progress.step
+    if stage.turns:
+        pace = Pace(stage.turns)
+        if work.clock is not None:
+            pace.cut(first)
+    else:
+        pace = Pace([(first, prepared.recipe.epochs * steps)])
+    stage.turns = pace.turns
+    judged = prepared.evaluation
+    events = train_epochs(
+        session.state, prepared.recipe, prepared.batches, judged, session.device, pace
+    )
+    steering = Steering(work, session, pace, prepared.recipe.epochs * steps, steps)
+    with closing(followed(session, events, steps)) as seen:
+        for event in seen:
+            steering.after(event)
+    session.save()
+
+
+class Steering:
+    """Keeps a stage within the time: moves the end of its pace by what steps were measured to take.
+
+    most: the step before which it ends though there were time for more.
+    """
+
+    def __init__(self, work: Work, session: Session, pace: Pace, most: int, steps: int) -> None:
+        self._work = work
+        self._session = session
+        self._pace = pace
+        self._most = most
+        self._steps = steps
+        self._times = StepTimes()
+        stage = work.plan.stages[session.stage or 0]
+        self._until = None
+        if work.clock is not None and stage.share is not None:
+            self._until = time.perf_counter() + stage.share * work.clock.left_to_learn
+        self._judging = 0.0
+        rate = work.clock.rate if work.clock else None
+        if rate:
+            self._judging = len(session.prepared.pictures.splits.get("validation", ())) / rate
+        self._saved = time.perf_counter()
+
+    def after(self, event: Step | Milestone) -> None:
+        """Look at the clock after each step and milestone; save what would be a pity to lose."""
+        work, progress = self._work, self._work.progress
+        count = progress.epoch * self._steps + progress.step
+        if isinstance(event, Milestone):
+            self._judging = self._times.other()
+        else:
+            self._times.step()
+        if work.caught:
+            self._pace.turn(count, count)
+        elif work.clock is not None and len(self._times):
+            self._keep_time(work.clock, count)
+        if time.perf_counter() - self._saved > SAVE_EVERY:
+            self._session.state.refuse_diverged()
+            self._session.save()
+            work.save_plan()
+            self._saved = time.perf_counter()
+            self._times.other()
+
+    def _keep_time(self, clock: Clock, count: int) -> None:
+        left = clock.left_to_learn
+        if self._until is not None:
+            left = min(left, self._until - time.perf_counter())
+        left -= self._judging
+        possible = max(0, int(left / (self._times.mean + self._judging / self._steps)))
+        end = min(self._most, count + possible)
+        ahead, planned = end - count, self._pace.end - count
+        if planned <= 0:
+            return
+        # A small correction is left to the next look, unless there is no time for one.
+        late, early = planned > ahead, planned < ahead
+        if (late and (planned - ahead > 0.03 * planned or ahead < 10)) or (
+            early and ahead - planned > 0.1 * planned and len(self._times) > 3
+        ):
+            self._pace.turn(count, end)
+
+
+def read_progress(run: Run) -> Progress | None:
+    """Where the newest sound checkpoint of a run stands, if it has one."""
+    for path in (run.last_checkpoint, run.previous_checkpoint):
+        try:
+            return Progress(**read_tensors(path)[1]["progress"])
+        except (InputError, OSError, KeyError, TypeError):
+            continue
+    return None
