@@ -1,5 +1,6 @@
 """What to do next: the stage that promises most for the time that is left."""
 
+import math
 from typing import Any
 
 from reslab.errors import InputError
@@ -8,8 +9,10 @@ from reslab.training.anytime.plan import Stage
 from reslab.training.anytime.working import Work
 from reslab.training.preparation import Prepared
 
-GLANCE = 1000  # pictures of train that the very first model learns from, where there are many
+GLANCE = 250  # pictures of train that the very first model learns from, where there are many
 WORTH = 2.0  # seconds of learning below which a stage is not begun
+PASSES = 4  # forward passes that a training step costs
+FULL_RATE_FROM = 2.0  # epochs; a shorter training would not find back from large steps
 HEAD_SHARE = 0.4  # of the time left, that features for a solved head may take
 QUICK_SHARE = 0.15  # of the time, for a first model where nothing was pretrained
 LONGER = 4  # a cycle from scratch is so many times as long as the one before
@@ -82,10 +85,14 @@ def _after_head(work: Work) -> Stage:
                 fields=HEAD,
                 pictures=None if wanted == count else wanted,
             )
+    # How many epochs there is time for, at a fourth of the rate of a forward pass.
+    epochs = (clock.rate or 0.0) / PASSES * clock.left_to_learn / count
+    rate = WHOLE["optimizer.lr"] * min(1.0, math.sqrt(epochs / FULL_RATE_FROM))
     return Stage(
         name="all",
-        why="all layers, for the time that is left",
-        fields=WHOLE | {"epochs": work.progress.epoch + 100},
+        why=f"all layers, for the time that is left: about {epochs:.1f} epochs",
+        fields=WHOLE
+        | {"epochs": work.progress.epoch + math.ceil(2 * epochs) + 1, "optimizer.lr": rate},
     )
 
 

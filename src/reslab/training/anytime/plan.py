@@ -26,7 +26,7 @@ class Stage(_Part):
 
     fields: what its recipe has other than the plan's, by dotted name. pictures: how many of the
     training pictures it sees, if not all. share: of the time left that it may take, if not all.
-    turns: of its `Pace`. What follows was measured.
+    turns: of its `Pace`. first: the epoch that it begins with. What follows was measured.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Stage(_Part):
     pictures: int | None = Field(default=None, gt=0, le=LARGEST_COUNT)
     share: float | None = Field(default=None, gt=0, le=1)
     turns: list[Turn] = []
+    first: int = 0
     seconds: float = 0.0
     done: bool = False
     validation_accuracy: float | None = None

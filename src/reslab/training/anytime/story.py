@@ -5,6 +5,7 @@ import platform
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,11 @@ def _carry_out(work: Work, number: int) -> None:
     stage, say = work.plan.stages[number], work.display.say
     left = "" if work.clock is None else f"  ({work.clock.left:.0f} s left)"
     say(f"stage {number}    {stage.name}: {stage.why or 'as planned'}{left}")
-    run_stage(work, number)
+    try:
+        run_stage(work, number)
+    except EnoughError:
+        say(f"stage {number}    {stage.name}: ended by the clock")
+        raise
     gained = ""
     if stage.validation_accuracy is not None and stage.gain is not None:
         gained = f", validation {stage.validation_accuracy:.2%} ({stage.gain:+.2%})"
@@ -160,7 +165,12 @@ def _end(work: Work) -> None:
             f"{run.path}: the time was too short for a first model; go on with `reslab resume"
             f" {run.path} --minutes M`"
         )
-    prepared = replace(work.base, trained=work.base.network, cut=None)
+    prepared = replace(
+        work.base,
+        trained=work.base.network,
+        cut=None,
+        evaluation={name: partial(work.hurried, of) for name, of in work.base.evaluation.items()},
+    )
     prepared.network.load_state_dict(read_tensors(run.best_checkpoint)[0])
     session = Session.open(run, prepared, work.device, work.display, work.began)
     session.state.progress = work.progress
@@ -168,4 +178,12 @@ def _end(work: Work) -> None:
         "minutes": work.plan.minutes,
         "stages": [stage.model_dump(exclude={"turns"}) for stage in work.plan.stages],
     }
-    publish(session)
+    try:
+        publish(session, fast=True)
+    except EnoughError:
+        session.leave_usable()
+        run.write_info(status="interrupted", **session.standing())
+        work.display.warn(
+            "the machine was too slow to score the test split in time. The model is there, without"
+            f" a score: reslab resume {run.path} --minutes M"
+        )

@@ -1,22 +1,25 @@
 """A stage of a plan: prepared, carried out by the one training loop, and kept to its time."""
 
+import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 import torch
 
 from reslab.errors import InputError
-from reslab.features.extraction import FeatureBatches
+from reslab.features.extraction import TOGETHER, FeatureBatches
 from reslab.judging.scoring import judge, judge_all
 from reslab.learning.loop import train_epochs
 from reslab.learning.pace import Pace
 from reslab.learning.state import Milestone, Progress, Step, reach_milestone
 from reslab.networks.model_file import read_tensors
 from reslab.pictures import draws
+from reslab.pictures.batches import Batch
 from reslab.pictures.table import Pictures
 from reslab.run.checkpoint import load_checkpoint
 from reslab.run.display import Display
@@ -29,6 +32,9 @@ from reslab.training.session import Session
 from reslab.training.transfer import start_from_solved_head, with_features
 
 SAVE_EVERY = 20.0  # seconds between checkpoints within an epoch
+SETTLED = 3  # steps before their time is believed
+LEAST = 1.5  # seconds that it takes to leave
+SLACK = 1.0  # seconds by which an evaluation may be late, which is sooner begun than ended
 Item = TypeVar("Item")
 
 
@@ -59,11 +65,36 @@ class Work:
         if self.over:
             raise EnoughError
 
+    def stopping(self) -> Callable[[], None]:
+        """As `stop`, called after each forward pass, whose rate the clock learns meanwhile."""
+        started, passes = time.perf_counter(), itertools.count(1)
+
+        def stop() -> None:
+            if self.clock is not None:
+                self.clock.note_rate(TOGETHER * next(passes), time.perf_counter() - started)
+            self.stop()
+
+        return stop
+
     def track(self, items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
         """The items again, as long as there is time."""
         for item in self.display.track(items, what, total):
             self.stop()
             yield item
+
+    def watched(self, batches: Callable[[], Iterable[Batch]]) -> Iterator[Batch]:
+        """The batches, as long as there is time: some of what is kept for the end may be used."""
+        for batch in batches():
+            if self.clock is not None and self.clock.left < self.clock.ending - SLACK:
+                raise EnoughError
+            yield batch
+
+    def hurried(self, batches: Callable[[], Iterable[Batch]]) -> Iterator[Batch]:
+        """The batches of what is scored at the end, unless the machine is too slow for that."""
+        for batch in batches():
+            if self.clock is not None and self.clock.left < LEAST:
+                raise EnoughError
+            yield batch
 
     def save_plan(self) -> None:
         if self.clock is not None:
@@ -75,20 +106,22 @@ def run_stage(work: Work, number: int) -> None:
     """Carry out a stage of the plan, or what is left of it. Raises EnoughError."""
     stage = work.plan.stages[number]
     started = time.perf_counter()
-    before = work.progress.best_accuracy
-    session = _opened(work, stage, number)
-    if session.prepared.recipe.solves:
-        _solve(work, session)
-    else:
-        _train(work, session, stage)
-    progress = work.progress
-    stage.seconds += time.perf_counter() - started
-    stage.done = True
-    if progress.best_accuracy >= 0:
-        stage.validation_accuracy = progress.best_accuracy
-        stage.validation_loss = progress.best_loss
-        stage.gain = progress.best_accuracy - max(before, 0.0)
-    work.save_plan()
+    lines, before = work.progress.history_lines, work.progress.best_accuracy
+    try:
+        session = _opened(work, stage, number)
+        if session.prepared.recipe.solves:
+            _solve(work, session, stage)
+        else:
+            _train(work, session, stage)
+    finally:
+        progress = work.progress
+        stage.seconds += time.perf_counter() - started
+        stage.done = stage.done or progress.history_lines > lines
+        if stage.done and progress.best_accuracy >= 0:
+            stage.validation_accuracy = progress.best_accuracy
+            stage.validation_loss = progress.best_loss
+            stage.gain = (stage.gain or 0.0) + progress.best_accuracy - max(before, 0.0)
+        work.save_plan()
 
 
 def _opened(work: Work, stage: Stage, number: int) -> Session:
@@ -108,6 +141,9 @@ def _opened(work: Work, stage: Stage, number: int) -> Session:
         work.progress = session.state.progress
     else:
         work.progress.stage = number
+        stage.first = work.progress.epoch
+        if work.clock is not None:
+            stage.turns = []
         session.state.progress = work.progress
         session.save()
     return session
@@ -120,16 +156,14 @@ def _some(pictures: Pictures, count: int, seed: int) -> Pictures:
     return replace(pictures, splits=pictures.splits | {"train": train.take(np.sort(order[:count]))})
 
 
-def _solve(work: Work, session: Session) -> None:
+def _solve(work: Work, session: Session, stage: Stage) -> None:
     """Solve the head on plain features of the frozen network."""
-    if work.progress.epoch:  # it had been solved before the run was stopped
+    if work.progress.epoch > stage.first:  # it had been solved before the run was stopped
         return
     started = time.perf_counter()
     session.prepared, report = with_features(
-        session.prepared, session.device, session.display, work.stop
+        session.prepared, session.device, session.display, work.stopping()
     )
-    if work.clock is not None and report["computed"]:
-        work.clock.note_rate(report["computed"], time.perf_counter() - started)
     session.note_features("features", report)
     start_from_solved_head(session.prepared, session.device, session.display, work.stop)
     for _ in followed(session, _solved(session, started), 0):
@@ -158,7 +192,7 @@ def _train(work: Work, session: Session, stage: Stage) -> None:
     prepared, progress = session.prepared, work.progress
     if prepared.cut is not None:
         session.prepared, report = with_features(
-            prepared, session.device, session.display, work.stop
+            prepared, session.device, session.display, work.stopping()
         )
         session.note_features("features", report)
         prepared = session.prepared
@@ -170,22 +204,28 @@ def _train(work: Work, session: Session, stage: Stage) -> None:
             pace.cut(first)
     else:
         pace = Pace([(first, prepared.recipe.epochs * steps)])
-    stage.turns = pace.turns
-    judged = prepared.evaluation
+    judged = {name: partial(work.watched, of) for name, of in prepared.evaluation.items()}
     events = train_epochs(
         session.state, prepared.recipe, prepared.batches, judged, session.device, pace
     )
     steering = Steering(work, session, pace, prepared.recipe.epochs * steps, steps)
-    with closing(followed(session, events, steps)) as seen:
-        for event in seen:
-            steering.after(event)
+    try:
+        with closing(followed(session, events, steps)) as seen:
+            for event in seen:
+                steering.after(event)
+    except EnoughError:
+        pace.stop_at(steering.milestone)
+        raise
+    finally:
+        stage.turns = pace.turns
     session.save()
 
 
 class Steering:
     """Keeps a stage within the time: moves the end of its pace by what steps were measured to take.
 
-    most: the step before which it ends though there were time for more.
+    most: the step before which it ends though there were time for more. milestone: the step after
+    which the last one was reached.
     """
 
     def __init__(self, work: Work, session: Session, pace: Pace, most: int, steps: int) -> None:
@@ -196,27 +236,34 @@ class Steering:
         self._steps = steps
         self._times = StepTimes()
         stage = work.plan.stages[session.stage or 0]
-        self._until = None
-        if work.clock is not None and stage.share is not None:
-            self._until = time.perf_counter() + stage.share * work.clock.left_to_learn
+        self._until: float | None = None
         self._judging = 0.0
-        rate = work.clock.rate if work.clock else None
-        if rate:
-            self._judging = len(session.prepared.pictures.splits.get("validation", ())) / rate
+        self._validation = len(session.prepared.pictures.splits.get("validation", ()))
+        if work.clock is not None:
+            if stage.share is not None:
+                self._until = time.perf_counter() + stage.share * work.clock.left_to_learn
+            if work.clock.rate:
+                self._judging = self._validation / work.clock.rate
         self._saved = time.perf_counter()
+        self.milestone = work.progress.epoch * steps
 
     def after(self, event: Step | Milestone) -> None:
         """Look at the clock after each step and milestone; save what would be a pity to lose."""
         work, progress = self._work, self._work.progress
         count = progress.epoch * self._steps + progress.step
+        reached = isinstance(event, Milestone)
         if isinstance(event, Milestone):
             self._judging = self._times.other()
+            # A pace that ends within an epoch has made fewer steps than the epoch has.
+            self.milestone = self._pace.end if count > self._pace.end else count
+            if work.clock is not None and event.record["evaluate_seconds"]:
+                work.clock.note_rate(self._validation, event.record["evaluate_seconds"])
         else:
             self._times.step()
-        if work.caught:
+        if count < self._pace.end and work.caught:
             self._pace.turn(count, count)
-        elif work.clock is not None and len(self._times):
-            self._keep_time(work.clock, count)
+        elif count < self._pace.end and work.clock is not None and len(self._times) >= SETTLED:
+            self._keep_time(work.clock, count, often=reached)
         if time.perf_counter() - self._saved > SAVE_EVERY:
             self._session.state.refuse_diverged()
             self._session.save()
@@ -224,7 +271,7 @@ class Steering:
             self._saved = time.perf_counter()
             self._times.other()
 
-    def _keep_time(self, clock: Clock, count: int) -> None:
+    def _keep_time(self, clock: Clock, count: int, *, often: bool) -> None:
         left = clock.left_to_learn
         if self._until is not None:
             left = min(left, self._until - time.perf_counter())
@@ -232,13 +279,13 @@ class Steering:
         possible = max(0, int(left / (self._times.mean + self._judging / self._steps)))
         end = min(self._most, count + possible)
         ahead, planned = end - count, self._pace.end - count
-        if planned <= 0:
-            return
-        # A small correction is left to the next look, unless there is no time for one.
-        late, early = planned > ahead, planned < ahead
-        if (late and (planned - ahead > 0.03 * planned or ahead < 10)) or (
-            early and ahead - planned > 0.1 * planned and len(self._times) > 3
-        ):
+        first = len(self._pace.turns) == 1
+        # Small corrections wait for a milestone, unless the end is near and would be late.
+        if ahead < planned:
+            due = first or ahead < 3 or ahead < 0.9 * planned or (often and ahead < 0.98 * planned)
+        else:
+            due = (often or first) and ahead > 1.05 * planned
+        if due:
             self._pace.turn(count, end)
 
 
