@@ -115,6 +115,13 @@ def resume(
     /,
     *,
     epochs: Annotated[int | None, Parameter(help="Train to this many epochs in all.")] = None,
+    minutes: Annotated[
+        float | None,
+        Parameter(
+            help="Of a run by the clock: how long to go on from now; the time it had left if not"
+            " given."
+        ),
+    ] = None,
     device: Device = "auto",
     quiet: Quiet = False,
     json: Json = False,
@@ -122,7 +129,8 @@ def resume(
     """Go on with a run exactly where it stopped, or further."""
     from reslab.training.training import resume as resume_
 
-    print_run(resume_(run, epochs=epochs, device=device, quiet=quiet), json)
+    run_ = resume_(run, epochs=epochs, minutes=minutes, device=device, quiet=quiet)
+    print_run(run_, json)
 
 
 def preview(

@@ -37,11 +37,11 @@ class Pace:
 
     def cut(self, step: int) -> None:
         """Forget turns that came after a step, to which a stopped training has gone back."""
-        self.turns = [turn for turn in self.turns if turn[0] <= step] or self.turns[:1]
+        self.turns[:] = [turn for turn in self.turns if turn[0] <= step] or self.turns[:1]
 
     def stop_at(self, step: int) -> None:
         """Let this have been the end, whatever was to come after it."""
-        self.turns = [turn for turn in self.turns if turn[0] < step]
+        self.turns[:] = [turn for turn in self.turns if turn[0] < step]
         self.turns.append((step, step))
 
     def place(self, step: int) -> float:

@@ -75,6 +75,9 @@ class Info(_Part):
     arrangement: dict[str, str] = {}
     class_counts: dict[str, list[int]] = {}
     tensorboard: bool = False
+    by_plan: bool = False
+    minutes: float | None = None
+    stages: list[dict[str, Any]] = []
     language: Literal["en", "zh"] = "en"
     extended_to: int | None = None
     process: str = ""

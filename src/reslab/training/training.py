@@ -25,7 +25,7 @@ from reslab.run.display import Display
 from reslab.run.folder import Run, new_run_folder, open_run
 from reslab.run.interruption import catching_signals
 from reslab.run.lock import holding
-from reslab.training.anytime.story import staged_plan, whole_recipe, work_by_plan
+from reslab.training.anytime.story import plan_of, staged_plan, whole_recipe, work_by_plan
 from reslab.training.continuing import differences, refuse_changed, refuse_extension
 from reslab.training.description import announce, description, digest_of, say_what_has_no_part
 from reslab.training.event_files import refuse_without_tensorboard
@@ -100,6 +100,10 @@ def train(
     with holding(run.path, run.holder):
         run.create([file.name for file in RUN_FILES], overwrite=overwrite)
         run.write_recipe(prepared.recipe)
+        if staged is not None:
+            staged.recipe = prepared.recipe
+            staged.save(run.path)
+            asked["by_plan"] = True
         run.write_info(
             **description(prepared, source, device, **asked),
             precision_reason=precision_reason,
@@ -107,9 +111,7 @@ def train(
         )
         if staged is not None:
             announce(run, prepared, display)
-            staged.recipe = prepared.recipe
-            seconds = None if minutes is None else 60 * minutes
-            return work_by_plan(run, prepared, device, display, staged, began, seconds)
+            return work_by_plan(run, prepared, device, display, staged, began, minutes)
         return _to_the_end(Session.open(run, prepared, device, display, began), fresh=True)
 
 
@@ -126,33 +128,43 @@ def _asked(watch_test: bool, language: str | None, tensorboard: bool) -> dict[st
 
 @training_alone()
 def resume(
-    run: str | Path, *, epochs: int | None = None, device: str = "auto", quiet: bool = False
+    run: str | Path,
+    *,
+    epochs: int | None = None,
+    minutes: float | None = None,
+    device: str = "auto",
+    quiet: bool = False,
 ) -> Run:
     """Go on with a run where it stopped, or, with `epochs`, further than it was to go.
 
+    minutes: of a run by the clock, how long to go on from now; the time it had left if None.
     device: auto, cpu, cuda, cuda:N or mps.
     quiet: show no progress.
     Raises InputError if the data has changed or the schedule does not allow more epochs.
     """
-    began = time.perf_counter()
+    began = began_at()
     display = Display(quiet=quiet)
     device = choose_device(device)
     set_up(device)
     opened = open_run(run)
     with holding(opened.path, opened.holder):
         opened = open_run(run)  # again, now that no other process writes it
-        recipe = opened.recipe()
+        recipe, plan = opened.recipe(), plan_of(opened, minutes, epochs)
         if epochs is not None and epochs != recipe.epochs:
             refuse_extension(recipe, epochs)
             recipe = recipe.with_fields({"epochs": epochs})
             opened.write_info(extended_to=epochs)  # before recipe.toml says so
-        elif opened.finished:
-            display.say(f"{opened.path} is finished; name more --epochs to go further")
+        elif opened.finished and minutes is None:
+            further = "--epochs" if plan is None else "--minutes"
+            display.say(f"{opened.path} is finished; name more {further} to go further")
             return opened
-        prepared = prepare(opened.source.read(display.track), recipe, display.track)
+        pictures = opened.source.read(display.track)
+        prepared = prepare(pictures, recipe, display.track, fill=plan is None)
         refuse_changed(opened, prepared)
         for difference in differences(opened, device):
             display.warn(f"{difference}: the result may differ in its last digits")
+        if plan is not None:
+            return work_by_plan(opened, prepared, device, display, plan, began, minutes)
         session = Session.open(opened, prepared, device, display, began)
         return _to_the_end(session, fresh=not opened.begun)
 

@@ -11,22 +11,24 @@ RECENT = 24  # steps that a pace is measured over
 class Clock:
     """Counts down to the moment when the command must have ended.
 
-    began: when the time began to count, by time.perf_counter(). seconds: how long it is.
+    began: when the time began to count, by time.perf_counter(). seconds: how long it is. before:
+    seconds that were used earlier.
     """
 
-    def __init__(self, began: float, seconds: float) -> None:
+    def __init__(self, began: float, seconds: float, before: float = 0.0) -> None:
         self.began = began
         self.seconds = seconds
+        self.before = before
         self.held_out = 0
         self.rate: float | None = None
 
     @property
     def used(self) -> float:
-        return time.perf_counter() - self.began
+        return self.before + time.perf_counter() - self.began
 
     @property
     def left(self) -> float:
-        return self.seconds - self.used
+        return self.seconds + self.began - time.perf_counter()
 
     @property
     def ending(self) -> float:
@@ -50,11 +52,13 @@ class StepTimes:
     def __init__(self) -> None:
         self._times: deque[float] = deque(maxlen=RECENT)
         self._last = time.perf_counter()
+        self._warm = False  # the first step sets up much that the others use
 
     def step(self) -> None:
         now = time.perf_counter()
-        self._times.append(now - self._last)
-        self._last = now
+        if self._warm:
+            self._times.append(now - self._last)
+        self._last, self._warm = now, True
 
     def other(self) -> float:
         """Seconds since the last step, for something that was none."""

@@ -15,6 +15,7 @@ PASSES = 4  # forward passes that a training step costs
 FULL_RATE_FROM = 2.0  # epochs; a shorter training would not find back from large steps
 HEAD_SHARE = 0.4  # of the time left, that features for a solved head may take
 QUICK_SHARE = 0.15  # of the time, for a first model where nothing was pretrained
+CYCLES = 4  # that are each longer than the one before
 LONGER = 4  # a cycle from scratch is so many times as long as the one before
 
 HEAD: dict[str, Any] = {
@@ -108,7 +109,7 @@ def _from_scratch(work: Work) -> Stage:
             fields=fields | {"epochs": epochs},
             share=QUICK_SHARE,
         )
-    length = epochs * LONGER ** len(stages)
+    length = epochs * LONGER ** min(len(stages), CYCLES)
     return Stage(
         name="longer",
         why="again from the best so far, along a schedule for the time that is left",

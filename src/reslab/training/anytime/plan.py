@@ -26,7 +26,8 @@ class Stage(_Part):
 
     fields: what its recipe has other than the plan's, by dotted name. pictures: how many of the
     training pictures it sees, if not all. share: of the time left that it may take, if not all.
-    turns: of its `Pace`. first: the epoch that it begins with. What follows was measured.
+    turns: of its `Pace`. first: the epoch that it begins with. reached: the step after which it
+    was judged last. What follows was measured.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Stage(_Part):
     share: float | None = Field(default=None, gt=0, le=1)
     turns: list[Turn] = []
     first: int = 0
+    reached: int = 0
     seconds: float = 0.0
     done: bool = False
     validation_accuracy: float | None = None
@@ -73,6 +75,11 @@ class Plan(_Part):
             raise InputError(f"{place}: not a plan as reslab wrote it:", problems) from None
         except ValueError as error:
             raise InputError(f"{place}: not a plan as reslab wrote it ({error})") from None
+
+    @property
+    def left(self) -> float:
+        """Seconds of its minutes that are left."""
+        return max(0.0, 60 * (self.minutes or 0.0) - self.used)
 
     def save(self, folder: Path) -> None:
         """Write the plan into a run folder."""

@@ -18,7 +18,7 @@ from reslab.run.folder import Run
 from reslab.run.interruption import catching_signals
 from reslab.training.anytime.clock import Clock
 from reslab.training.anytime.ladder import next_stage
-from reslab.training.anytime.plan import Plan
+from reslab.training.anytime.plan import PLAN_FILE, Plan
 from reslab.training.anytime.working import EnoughError, Work, read_progress, run_stage
 from reslab.training.preparation import Prepared
 from reslab.training.publishing import publish
@@ -74,6 +74,18 @@ def whole_recipe(plan: Plan, chosen: Recipe, changes: Mapping[str, Any]) -> Reci
     return chosen.with_fields(fields)
 
 
+def plan_of(run: Run, minutes: float | None, epochs: int | None) -> Plan | None:
+    """The plan of a run that goes by one. Raises InputError if it is to go on as it cannot."""
+    by_plan = run.info.get("by_plan", False)
+    if by_plan and epochs is not None:
+        raise InputError(f"--epochs {epochs}: the run goes by a plan; name --minutes")
+    if not by_plan and minutes is not None:
+        raise InputError(f"--minutes {minutes:g}: the run does not go by the clock; name --epochs")
+    if minutes is not None:
+        refuse_no_minutes(minutes)
+    return Plan.load(run.path / PLAN_FILE) if by_plan else None
+
+
 def work_by_plan(
     run: Run,
     prepared: Prepared,
@@ -81,16 +93,17 @@ def work_by_plan(
     display: Display,
     plan: Plan,
     began: float,
-    seconds: float | None = None,
+    minutes: float | None = None,
 ) -> Run:
     """Carry a plan out to its end, from where the run stands.
 
-    began: when the time began to count, by time.perf_counter. seconds: until the end; then stages
-    are added to the plan as long as there is time. Without them those of the plan are repeated.
+    began: when the time began to count, by time.perf_counter. minutes: until the end, if they are
+    not to be what the plan had left. A plan that knows no minutes is repeated without a clock.
     """
     clock = None
-    if seconds is not None:
-        clock = Clock(began, seconds)
+    if minutes is not None or plan.minutes is not None:
+        plan.minutes = plan.minutes or minutes
+        clock = Clock(began, 60 * minutes if minutes else plan.left, plan.used)
         counts = prepared.pictures.counts()
         clock.held_out = counts["test"] + counts["validation"]
     work = Work(run, prepared, device, display, began, plan, clock)
@@ -129,6 +142,7 @@ def _learn(work: Work) -> None:
         if not stage.done:
             _carry_out(work, number)
     while work.clock is not None and (found := next_stage(work)) is not None:
+        work.stop()
         stages.append(found)
         work.save_plan()
         _carry_out(work, len(stages) - 1)

@@ -33,6 +33,7 @@ from reslab.training.transfer import start_from_solved_head, with_features
 
 SAVE_EVERY = 20.0  # seconds between checkpoints within an epoch
 SETTLED = 3  # steps before their time is believed
+NEAR = 5  # steps before the end, where each correction counts
 LEAST = 1.5  # seconds that it takes to leave
 SLACK = 1.0  # seconds by which an evaluation may be late, which is sooner begun than ended
 Item = TypeVar("Item")
@@ -106,17 +107,23 @@ def run_stage(work: Work, number: int) -> None:
     """Carry out a stage of the plan, or what is left of it. Raises EnoughError."""
     stage = work.plan.stages[number]
     started = time.perf_counter()
-    lines, before = work.progress.history_lines, work.progress.best_accuracy
+    before = work.progress.best_accuracy
     try:
         session = _opened(work, stage, number)
         if session.prepared.recipe.solves:
             _solve(work, session, stage)
         else:
             _train(work, session, stage)
+    except EnoughError:
+        if stage.turns:  # what came after the last milestone has no part in the result
+            pace = Pace(stage.turns)
+            pace.stop_at(stage.reached)
+            stage.turns = pace.turns
+        raise
     finally:
         progress = work.progress
         stage.seconds += time.perf_counter() - started
-        stage.done = stage.done or progress.history_lines > lines
+        stage.done = progress.stage == number and progress.epoch > stage.first
         if stage.done and progress.best_accuracy >= 0:
             stage.validation_accuracy = progress.best_accuracy
             stage.validation_loss = progress.best_loss
@@ -209,23 +216,17 @@ def _train(work: Work, session: Session, stage: Stage) -> None:
         session.state, prepared.recipe, prepared.batches, judged, session.device, pace
     )
     steering = Steering(work, session, pace, prepared.recipe.epochs * steps, steps)
-    try:
-        with closing(followed(session, events, steps)) as seen:
-            for event in seen:
-                steering.after(event)
-    except EnoughError:
-        pace.stop_at(steering.milestone)
-        raise
-    finally:
-        stage.turns = pace.turns
+    stage.turns = pace.turns
+    with closing(followed(session, events, steps)) as seen:
+        for event in seen:
+            steering.after(event)
     session.save()
 
 
 class Steering:
     """Keeps a stage within the time: moves the end of its pace by what steps were measured to take.
 
-    most: the step before which it ends though there were time for more. milestone: the step after
-    which the last one was reached.
+    most: the step before which it ends though there were time for more.
     """
 
     def __init__(self, work: Work, session: Session, pace: Pace, most: int, steps: int) -> None:
@@ -235,7 +236,7 @@ class Steering:
         self._most = most
         self._steps = steps
         self._times = StepTimes()
-        stage = work.plan.stages[session.stage or 0]
+        self._stage = stage = work.plan.stages[session.stage or 0]
         self._until: float | None = None
         self._judging = 0.0
         self._validation = len(session.prepared.pictures.splits.get("validation", ()))
@@ -245,7 +246,6 @@ class Steering:
             if work.clock.rate:
                 self._judging = self._validation / work.clock.rate
         self._saved = time.perf_counter()
-        self.milestone = work.progress.epoch * steps
 
     def after(self, event: Step | Milestone) -> None:
         """Look at the clock after each step and milestone; save what would be a pity to lose."""
@@ -255,7 +255,8 @@ class Steering:
         if isinstance(event, Milestone):
             self._judging = self._times.other()
             # A pace that ends within an epoch has made fewer steps than the epoch has.
-            self.milestone = self._pace.end if count > self._pace.end else count
+            self._stage.reached = min(count, self._pace.end)
+            work.save_plan()
             if work.clock is not None and event.record["evaluate_seconds"]:
                 work.clock.note_rate(self._validation, event.record["evaluate_seconds"])
         else:
@@ -282,9 +283,10 @@ class Steering:
         first = len(self._pace.turns) == 1
         # Small corrections wait for a milestone, unless the end is near and would be late.
         if ahead < planned:
-            due = first or ahead < 3 or ahead < 0.9 * planned or (often and ahead < 0.98 * planned)
+            late = ahead < (0.98 if often else 0.9) * planned
+            due = first or ahead < NEAR or late
         else:
-            due = (often or first) and ahead > 1.05 * planned
+            due = (often or first or planned <= NEAR) and ahead > 1.05 * planned
         if due:
             self._pace.turn(count, end)
 
