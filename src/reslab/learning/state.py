@@ -125,9 +125,13 @@ def reach_milestone(
     return Milestone(record, best)
 
 
-def diverged(what: str, value: float, progress: Progress) -> InputError:
+class DivergedError(InputError):
+    """A loss or a weight is not finite: the steps were too large."""
+
+
+def diverged(what: str, value: float, progress: Progress) -> DivergedError:
     where = f" in epoch {progress.epoch}, step {progress.step}"
-    return InputError(
+    return DivergedError(
         f"the {what} became {value}{where}: training diverged and stopped; the last good state is"
         " kept. Try a smaller --lr"
     )

@@ -1,7 +1,7 @@
 """What a report says of one run: gathered from its folder, and from its pictures if they are there.
 
 Nothing here depends on when, where or how fast the run went, so a run that was killed and resumed
-has the report of one that never was.
+has the report of one that never was; but what a training by the clock did with its time is told.
 """
 
 import shlex
@@ -189,7 +189,8 @@ def _refuse_another_order(answers: list[Answer], pictures: Pictures) -> None:
 
 def command_of(info: dict[str, Any]) -> str:
     """The command that trains this run again, given in its folder."""
-    words = ["reslab", "train", info["source"]["data"], "--recipe", "recipe.toml"]
+    by = ["--plan", "plan.toml"] if info.get("by_plan") else ["--recipe", "recipe.toml"]
+    words = ["reslab", "train", info["source"]["data"], *by]
     for name in ("test", "val", "root", "data_root"):
         if info["source"].get(name):
             words += [f"--{name.replace('_', '-')}", info["source"][name]]

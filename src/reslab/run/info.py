@@ -78,6 +78,7 @@ class Info(_Part):
     by_plan: bool = False
     minutes: float | None = None
     stages: list[dict[str, Any]] = []
+    outlook: dict[str, Any] | None = None
     language: Literal["en", "zh"] = "en"
     extended_to: int | None = None
     process: str = ""

@@ -11,6 +11,7 @@ from reslab.training.preparation import Prepared
 
 GLANCE = 250  # pictures of train that the very first model learns from, where there are many
 WORTH = 2.0  # seconds of learning below which a stage is not begun
+CALMER = 0.2  # of the rate, after a training that diverged
 PASSES = 4  # forward passes that a training step costs
 FULL_RATE_FROM = 2.0  # epochs; a shorter training would not find back from large steps
 HEAD_SHARE = 0.4  # of the time left, that features for a solved head may take
@@ -48,6 +49,10 @@ def next_stage(work: Work) -> Stage | None:
     found = _after_head(work) if _solvable(work.base) else _from_scratch(work)
     pinned = work.plan.pinned
     kept = {name: value for name, value in found.fields.items() if name not in pinned}
+    given_up = sum(stage.diverged for stage in work.plan.stages)
+    if given_up:
+        rate = kept.get("optimizer.lr", work.base.recipe.optimizer.lr)
+        kept["optimizer.lr"] = rate * CALMER**given_up
     return found.model_copy(update={"fields": kept})
 
 

@@ -27,7 +27,7 @@ class Stage(_Part):
     fields: what its recipe has other than the plan's, by dotted name. pictures: how many of the
     training pictures it sees, if not all. share: of the time left that it may take, if not all.
     turns: of its `Pace`. first: the epoch that it begins with. reached: the step after which it
-    was judged last. What follows was measured.
+    was judged last. What follows was measured; diverged: that it had to be given up.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Stage(_Part):
     reached: int = 0
     seconds: float = 0.0
     done: bool = False
+    diverged: bool = False
     validation_accuracy: float | None = None
     validation_loss: float | None = None
     gain: float | None = None

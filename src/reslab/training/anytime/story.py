@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from reslab.errors import InputError, InterruptedRunError
-from reslab.learning.state import Progress
-from reslab.networks.model_file import read_tensors
+from reslab.learning.state import DivergedError, Progress
+from reslab.pictures.batches import Batch
 from reslab.recipes.recipe import Recipe, dotted_name
 from reslab.run.display import Display
 from reslab.run.folder import Run
 from reslab.run.interruption import catching_signals
 from reslab.training.anytime.clock import Clock
 from reslab.training.anytime.ladder import next_stage
+from reslab.training.anytime.outlook import outlook
 from reslab.training.anytime.plan import PLAN_FILE, Plan
 from reslab.training.anytime.working import EnoughError, Work, read_progress, run_stage
 from reslab.training.preparation import Prepared
@@ -107,12 +108,13 @@ def work_by_plan(
         counts = prepared.pictures.counts()
         clock.held_out = counts["test"] + counts["validation"]
     work = Work(run, prepared, device, display, began, plan, clock)
-    with catching_signals() as caught:
+    session = _to_end(work)
+    with catching_signals() as caught, session.failing_safely():
         work.caught = caught
         _begin(work)
         with suppress(EnoughError):
             _learn(work)
-        _end(work)
+        _end(work, session)
     if caught:
         accuracy = (run.info.get("test") or run.info.get("validation") or {}).get("accuracy")
         scored = "" if accuracy is None else f", scored {accuracy:.2%}"
@@ -157,41 +159,47 @@ def _carry_out(work: Work, number: int) -> None:
     except EnoughError:
         say(f"stage {number}    {stage.name}: ended by the clock")
         raise
+    except DivergedError as error:
+        if work.clock is None or not work.run.best_checkpoint.exists():
+            raise
+        work.display.warn(f"{error}; again from the best so far, more slowly")
+        return
     gained = ""
     if stage.validation_accuracy is not None and stage.gain is not None:
         gained = f", validation {stage.validation_accuracy:.2%} ({stage.gain:+.2%})"
     say(f"stage {number}    {stage.name}: {stage.seconds:.1f} s{gained}")
 
 
-def _end(work: Work) -> None:
+def _to_end(work: Work) -> Session:
+    """The session that scores the best model: the whole network, on pictures as they are read."""
+    judged: dict[str, Callable[[], Iterable[Batch]]] = {
+        name: partial(work.hurried, of) for name, of in work.base.evaluation.items()
+    }
+    whole = replace(work.base, trained=work.base.network, cut=None, evaluation=judged)
+    return Session.open(work.run, whole, work.device, work.display, work.began)
+
+
+def _end(work: Work, session: Session) -> None:
     """Score the best model once, and write what the run is for."""
     run = work.run
     work.save_plan()
     if not run.best_checkpoint.exists():
         run.write_info(status="interrupted")
+        further = f"go on with: reslab resume {run.path} --minutes M"
         if work.caught:
             raise InterruptedRunError(
-                "stopped before there was a first model; go on with: reslab resume"
-                f" {run.path} --minutes M",
-                work.caught[0],
+                f"stopped before there was a first model; {further}", work.caught[0]
             )
-        raise InputError(
-            f"{run.path}: the time was too short for a first model; go on with `reslab resume"
-            f" {run.path} --minutes M`"
-        )
-    prepared = replace(
-        work.base,
-        trained=work.base.network,
-        cut=None,
-        evaluation={name: partial(work.hurried, of) for name, of in work.base.evaluation.items()},
-    )
-    prepared.network.load_state_dict(read_tensors(run.best_checkpoint)[0])
-    session = Session.open(run, prepared, work.device, work.display, work.began)
+        raise InputError(f"the time was too short for a first model; {further}")
+    session.state.network.load_state_dict(session.best_weights())
     session.state.progress = work.progress
-    run.info |= {
-        "minutes": work.plan.minutes,
-        "stages": [stage.model_dump(exclude={"turns"}) for stage in work.plan.stages],
-    }
+    stages = [stage.model_dump(exclude={"turns"}) for stage in work.plan.stages]
+    further = outlook(run.history, work.base.pictures.counts()["validation"])
+    run.info |= {"minutes": work.plan.minutes, "stages": stages, "outlook": further}
+    if further is not None:
+        gain, sure = further["gain_of_twice_the_time"], further["sure"]
+        doubt = "" if sure else ", which is less than these pictures can tell"
+        work.display.say(f"outlook    twice the time would add about {gain:.1%}{doubt}")
     try:
         publish(session, fast=True)
     except EnoughError:

@@ -16,7 +16,7 @@ from reslab.features.extraction import TOGETHER, FeatureBatches
 from reslab.judging.scoring import judge, judge_all
 from reslab.learning.loop import train_epochs
 from reslab.learning.pace import Pace
-from reslab.learning.state import Milestone, Progress, Step, reach_milestone
+from reslab.learning.state import DivergedError, Milestone, Progress, Step, reach_milestone
 from reslab.networks.model_file import read_tensors
 from reslab.pictures import draws
 from reslab.pictures.batches import Batch
@@ -114,7 +114,8 @@ def run_stage(work: Work, number: int) -> None:
             _solve(work, session, stage)
         else:
             _train(work, session, stage)
-    except EnoughError:
+    except (EnoughError, DivergedError) as error:
+        stage.diverged = isinstance(error, DivergedError)
         if stage.turns:  # what came after the last milestone has no part in the result
             pace = Pace(stage.turns)
             pace.stop_at(stage.reached)
