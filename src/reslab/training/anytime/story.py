@@ -26,6 +26,7 @@ from reslab.training.publishing import publish
 from reslab.training.session import Session
 
 SHORTEST = 0.05  # minutes
+TRIES = 8  # trainings that may diverge, each slower than the one before
 MEASURED_FROM = 5.0  # minutes, from which on it pays to measure which precision is faster
 _DECIDED = ("epochs", "train_from", "head", "views", "features", "checkpoint_every")
 
@@ -141,7 +142,7 @@ def _learn(work: Work) -> None:
     """The stages that the plan has, then those that there is time for. Raises EnoughError."""
     stages = work.plan.stages
     for number, stage in enumerate(stages):
-        if not stage.done:
+        if not stage.done and not stage.diverged:
             _carry_out(work, number)
     while work.clock is not None and (found := next_stage(work)) is not None:
         work.stop()
@@ -160,7 +161,8 @@ def _carry_out(work: Work, number: int) -> None:
         say(f"stage {number}    {stage.name}: ended by the clock")
         raise
     except DivergedError as error:
-        if work.clock is None or not work.run.best_checkpoint.exists():
+        given_up = sum(stage.diverged for stage in work.plan.stages)
+        if work.clock is None or given_up > TRIES:
             raise
         work.display.warn(f"{error}; again from the best so far, more slowly")
         return
@@ -194,10 +196,10 @@ def _end(work: Work, session: Session) -> None:
     session.state.network.load_state_dict(session.best_weights())
     session.state.progress = work.progress
     stages = [stage.model_dump(exclude={"turns"}) for stage in work.plan.stages]
-    further = outlook(run.history, work.base.pictures.counts()["validation"])
-    run.info |= {"minutes": work.plan.minutes, "stages": stages, "outlook": further}
-    if further is not None:
-        gain, sure = further["gain_of_twice_the_time"], further["sure"]
+    prospect = outlook(run.history, work.base.pictures.counts()["validation"])
+    run.info |= {"minutes": work.plan.minutes, "stages": stages, "outlook": prospect}
+    if prospect is not None:
+        gain, sure = prospect["gain_of_twice_the_time"], prospect["sure"]
         doubt = "" if sure else ", which is less than these pictures can tell"
         work.display.say(f"outlook    twice the time would add about {gain:.1%}{doubt}")
     try:

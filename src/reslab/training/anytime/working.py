@@ -120,16 +120,21 @@ def run_stage(work: Work, number: int) -> None:
             pace = Pace(stage.turns)
             pace.stop_at(stage.reached)
             stage.turns = pace.turns
+        _close(work, number, started, before)
         raise
-    finally:
-        progress = work.progress
-        stage.seconds += time.perf_counter() - started
-        stage.done = progress.stage == number and progress.epoch > stage.first
-        if stage.done and progress.best_accuracy >= 0:
-            stage.validation_accuracy = progress.best_accuracy
-            stage.validation_loss = progress.best_loss
-            stage.gain = (stage.gain or 0.0) + progress.best_accuracy - max(before, 0.0)
-        work.save_plan()
+    _close(work, number, started, before)
+
+
+def _close(work: Work, number: int, started: float, before: float) -> None:
+    """Record what a stage has cost and given; it is done if it came to be judged."""
+    stage, progress = work.plan.stages[number], work.progress
+    stage.seconds += time.perf_counter() - started
+    stage.done = progress.stage == number and progress.epoch > stage.first
+    if stage.done and progress.best_accuracy >= 0:
+        stage.validation_accuracy = progress.best_accuracy
+        stage.validation_loss = progress.best_loss
+        stage.gain = (stage.gain or 0.0) + progress.best_accuracy - max(before, 0.0)
+    work.save_plan()
 
 
 def _opened(work: Work, stage: Stage, number: int) -> Session:
@@ -148,6 +153,7 @@ def _opened(work: Work, stage: Stage, number: int) -> Session:
             work.display.warn(warning)
         work.progress = session.state.progress
     else:
+        _forget_epoch(work.progress)
         work.progress.stage = number
         stage.first = work.progress.epoch
         if work.clock is not None:
@@ -155,6 +161,12 @@ def _opened(work: Work, stage: Stage, number: int) -> Session:
         session.state.progress = work.progress
         session.save()
     return session
+
+
+def _forget_epoch(progress: Progress) -> None:
+    """Let an epoch that was not judged be as if it had not begun."""
+    progress.step = progress.hits = progress.seen = 0
+    progress.loss_sum = progress.epoch_seconds = 0.0
 
 
 def _some(pictures: Pictures, count: int, seed: int) -> Pictures:

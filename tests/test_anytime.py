@@ -1,0 +1,290 @@
+"""Training by the clock: the time is kept, the best is chosen by validation, a plan repeats."""
+
+import hashlib
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from functools import partial
+
+import pytest
+import torch
+import torchvision
+
+import reslab
+from reslab.errors import InputError, InterruptedRunError
+from reslab.learning import loop
+from reslab.learning.pace import Pace
+from reslab.networks.model_file import load_model
+from reslab.run.looks import looks_of
+from reslab.training.anytime import clock, working
+from reslab.training.anytime.outlook import outlook
+from reslab.training.anytime.plan import Plan
+
+LONG = os.environ.get("RESLAB_LONG") == "1"
+MINUTES = 0.09
+SMALL = {"network": "mnist-cnn", "batch_size": 16, "quiet": True}
+FIELDS = {"preprocess.channels": 1, "preprocess.size": 28}
+
+
+@pytest.fixture(autouse=True)
+def short_ending(monkeypatch):
+    """What is kept for the end suits a real run; 48 pictures take less."""
+    monkeypatch.setattr(clock, "FIXED", 2.5)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
+    return path
+
+
+def sha(run):
+    return hashlib.sha256(run.model.read_bytes()).hexdigest()
+
+
+def train(data, out, **more):
+    fields = FIELDS | more.pop("fields", {})
+    return reslab.train(data, out=out, fields=fields, **(SMALL | {"minutes": MINUTES} | more))
+
+
+def repeat(data, run, out):
+    return reslab.train(data, plan=run.path / "plan.toml", out=out, quiet=True)
+
+
+# The pace
+
+
+def test_a_pace_without_turns_is_the_schedule_itself():
+    pace = Pace([(0, 12)])
+    assert [pace.place(step) for step in range(12)] == list(range(12))
+    assert pace.length == pace.end == 12
+
+
+def test_a_turn_spreads_what_is_left_of_the_schedule_evenly():
+    pace = Pace([(40, 140)])
+    pace.turn(90, 100)
+    assert [pace.place(step) for step in (40, 90, 91, 99)] == [0, 50, 55, 95]
+    pace.turn(95, 105)
+    assert [pace.place(step) for step in (94, 95, 100)] == [70, 75, 87.5]
+    assert [Pace(pace.turns).place(step) for step in range(40, 105)] == [
+        pace.place(step) for step in range(40, 105)
+    ]
+
+
+def test_a_pace_that_is_stopped_keeps_the_places_before():
+    pace = Pace([(0, 100), (10, 50), (30, 80)])
+    before = [pace.place(step) for step in range(20)]
+    pace.stop_at(20)
+    assert pace.end == 20
+    assert [pace.place(step) for step in range(20)] == before
+
+
+# A run by the clock
+
+
+def test_the_time_is_kept_and_the_plan_repeats_bit_for_bit(split_photos, tmp_path):
+    began = time.perf_counter()
+    run = train(split_photos, tmp_path / "timed", seed=3)
+    assert time.perf_counter() - began < 60 * MINUTES
+    assert run.finished
+    assert len(looks_of(run.path)) == 1
+    stages = tomllib.loads((run.path / "plan.toml").read_text("utf-8"))["stages"]
+    assert [stage["name"] for stage in stages][:2] == ["first", "longer"]
+    assert all(stage["done"] for stage in stages)
+    best = max(record["validation_accuracy"] for record in run.history)
+    assert run.validation["accuracy"] == pytest.approx(best)
+    again = repeat(split_photos, run, tmp_path / "again")
+    assert sha(again) == sha(run)
+    assert again.test == run.test
+
+
+def test_slow_steps_and_slow_judging_do_not_make_it_late(split_photos, tmp_path, monkeypatch):
+    """The machine slows down: a step takes 0.15 s, and judging after the second epoch 20 s."""
+    original, judging, passes = working.train_epochs, loop.judge_all, itertools.count()
+
+    def slow(state, recipe, batches, evaluation, *others):
+        for event in original(state, recipe, batches, evaluation, *others):
+            time.sleep(0.15)
+            yield event
+
+    def slow_judging(network, judged, device):
+        number = next(passes)
+
+        def late(batches):
+            for _ in range(200 if number > 1 else 1):
+                time.sleep(0.1)
+                yield from batches()
+
+        return judging(network, {name: partial(late, of) for name, of in judged.items()}, device)
+
+    monkeypatch.setattr(working, "train_epochs", slow)
+    monkeypatch.setattr(loop, "judge_all", slow_judging)
+    began = time.perf_counter()
+    run = train(split_photos, tmp_path / "slow", minutes=0.15)
+    assert time.perf_counter() - began < 0.15 * 60
+    assert run.finished
+
+
+def test_a_signal_ends_it_with_the_best_so_far_scored_once(split_photos, tmp_path, monkeypatch):
+    original = working.followed
+
+    def interrupted(*given):
+        for number, event in enumerate(original(*given)):
+            if number == 6:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield event
+
+    monkeypatch.setattr(working, "followed", interrupted)
+    began = time.perf_counter()
+    with pytest.raises(InterruptedRunError, match="best model so far, scored"):
+        train(split_photos, tmp_path / "run", minutes=5.0)
+    assert time.perf_counter() - began < 30
+    monkeypatch.setattr(working, "followed", original)
+    assert len(looks_of(tmp_path / "run")) == 1
+    assert reslab.Classifier.load(tmp_path / "run")
+    before = (tmp_path / "run" / "history.jsonl").read_bytes()
+    run = reslab.resume(tmp_path / "run", minutes=MINUTES, quiet=True)
+    assert (run.path / "history.jsonl").read_bytes().startswith(before)
+    assert len(run.history) > before.count(b"\n")
+    assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
+
+
+@pytest.mark.parametrize("stop", [3, 9])
+def test_a_stopped_run_goes_on_and_its_plan_still_repeats(
+    split_photos, tmp_path, monkeypatch, stop
+):
+    original = working.train_epochs
+
+    def stopping(*given):
+        yield from itertools.islice(original(*given), stop)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(working, "train_epochs", stopping)
+    monkeypatch.setattr(working, "SAVE_EVERY", 0)  # so that it is stopped within an epoch
+    with pytest.raises(KeyboardInterrupt):
+        train(split_photos, tmp_path / "run", seed=4, minutes=0.2)
+    monkeypatch.setattr(working, "train_epochs", original)
+    run = reslab.resume(tmp_path / "run", minutes=MINUTES, quiet=True)
+    assert run.finished
+    again = repeat(split_photos, run, tmp_path / "again")
+    assert sha(again) == sha(run)
+    # A repetition that is stopped goes on to the same weights.
+    monkeypatch.setattr(working, "train_epochs", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        repeat(split_photos, run, tmp_path / "third")
+    monkeypatch.setattr(working, "train_epochs", original)
+    assert sha(reslab.resume(tmp_path / "third", quiet=True)) == sha(run)
+
+
+def test_pretrained_it_begins_with_a_solved_head_and_trains_on_from_it(
+    split_photos, tmp_path, weights
+):
+    options = {"recipe": "photos", "network": "resnet18", "weights": weights, "quiet": True}
+    fields = {"preprocess.size": 32}
+    run = reslab.train(split_photos, out=tmp_path / "run", minutes=0.2, fields=fields, **options)
+    stages = run.info["stages"]
+    assert [stage["name"] for stage in stages][:2] == ["head", "all"]
+    assert stages[0]["fields"]["train_from"] == "head"
+    assert load_model(run.path).network
+    assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
+
+
+def test_a_training_that_diverges_is_given_up_for_a_slower_one(split_photos, tmp_path):
+    run = train(split_photos, tmp_path / "run", minutes=0.15, lr=1e4)
+    stages = run.info["stages"]
+    assert stages[0]["diverged"]
+    rates = [stage["fields"].get("optimizer.lr", 1e4) for stage in stages]
+    assert all(after < before for before, after in itertools.pairwise(rates[:2]))
+    assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
+
+
+def test_a_killed_run_is_sound_and_ends_in_time(split_photos, tmp_path):
+    """SIGKILL at random moments; what is on the disk then is a model, or none yet."""
+    script = (
+        "import sys, reslab\nfrom reslab.training.anytime import clock\nclock.FIXED = 2.5\n"
+        "how, data, out = sys.argv[1:]\n"
+        f"fields = {FIELDS}\n"
+        "if how == 'train': reslab.train(data, out=out, minutes=0.3, network='mnist-cnn',"
+        " batch_size=16, fields=fields, overwrite=True)\n"
+        "else: reslab.resume(out, minutes=0.09 if how == 'end' else 0.3)\n"
+    )
+    out, draw = tmp_path / "run", random.Random(0)
+
+    def start(how):
+        return subprocess.Popen(
+            [sys.executable, "-c", script, how, str(split_photos), str(out)],
+            stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+
+    for _ in range(100 if LONG else 2):
+        begun = (out / "run.json").exists()
+        child = start("resume" if begun else "train")
+        time.sleep(draw.uniform(2, 9))
+        child.kill()
+        child.communicate()
+        if (out / "model.safetensors").exists():
+            load_model(out)
+    child = start("end" if (out / "run.json").exists() else "train")
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 0, said.decode()
+    assert reslab.Classifier.load(out)
+    info = json.loads((out / "run.json").read_text("utf-8"))
+    assert info["status"] == "finished"
+
+
+# What is refused, and what is foretold
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"minutes": 0.001}, "0.05 or more"),
+        ({"minutes": float("nan")}, "0.05 or more"),
+        ({"minutes": 1.0, "epochs": 3}, "epochs: the clock decides it"),
+        ({"minutes": 1.0, "plan": "plan.toml"}, "--minutes goes without --plan"),
+        ({"plan": "absent.toml"}, "absent.toml: cannot be read"),
+        ({"plan": "absent.toml", "lr": 0.1}, "optimizer.lr: the plan says it already"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(split_photos, tmp_path, options, said):
+    with pytest.raises(InputError, match=said):
+        reslab.train(split_photos, out=tmp_path / "run", quiet=True, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_plan_is_refused(split_photos, tmp_path):
+    path = tmp_path / "plan.toml"
+    for text in ("[[stages]]\nname = 3\n", "nonsense", 'recipe = "x"\n', "\x00"):
+        path.write_text(text)
+        with pytest.raises(InputError, match="not a plan as reslab wrote it"):
+            Plan.load(path)
+
+
+def test_a_run_without_a_clock_is_not_given_minutes(run):
+    with pytest.raises(InputError, match="does not go by the clock"):
+        reslab.resume(run.path, minutes=1.0, quiet=True)
+
+
+def test_the_outlook_follows_the_course_of_validation():
+    def history(accuracies):
+        return [
+            {"seconds": 2.0**number, "evaluate_seconds": 0.0, "validation_accuracy": one}
+            for number, one in enumerate(accuracies)
+        ]
+
+    found = outlook(history([0.5, 0.55, 0.6, 0.65, 0.7, 0.75]), 10_000)
+    assert found["gain_of_twice_the_time"] == pytest.approx(0.05, abs=0.02)
+    assert found["sure"]
+    assert outlook(history([0.7, 0.7, 0.7, 0.7, 0.7]), 100) == {
+        "gain_of_twice_the_time": 0.0,
+        "sure": False,
+    }
+    assert outlook(history([0.7, 0.8]), 100) is None
