@@ -11,9 +11,11 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from reslab.errors import InputError
 
+_STARTING = 10.0  # seconds
 _training = threading.RLock()
 _command: str | None = None
 _began: float | None = None
@@ -25,11 +27,23 @@ _forked_after = False
 def running_command(words: Sequence[str]) -> Iterator[None]:
     """Say which command is carried out inside the block: its words after `reslab`."""
     global _command, _began
-    _command, _began = shlex.join(["reslab", *words]), time.perf_counter()
+    _command, _began = shlex.join(["reslab", *words]), time.perf_counter() - _age()
     try:
         yield
     finally:
         _command = _began = None
+
+
+def _age() -> float:
+    """Seconds since this process began, as far as Linux tells; 0 if it was there for longer than a
+    command takes to start."""
+    try:
+        begun = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
+        up = float(Path("/proc/uptime").read_text().split()[0])
+        age = up - begun / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0.0
+    return age if 0 < age < _STARTING else 0.0
 
 
 def began_at() -> float:

@@ -25,7 +25,7 @@ from reslab.run.display import Display
 from reslab.run.folder import Run, new_run_folder, open_run
 from reslab.run.interruption import catching_signals
 from reslab.run.lock import holding
-from reslab.training.anytime.story import plan_of, staged_plan, whole_recipe, work_by_plan
+from reslab.training.anytime.story import by_plan, plan_of, staged_plan, whole_recipe, work_by_plan
 from reslab.training.continuing import differences, refuse_changed, refuse_extension
 from reslab.training.description import announce, description, digest_of, say_what_has_no_part
 from reslab.training.event_files import refuse_without_tensorboard
@@ -77,33 +77,28 @@ def train(
     began = time.perf_counter() if minutes is None else began_at()
     display = Display(quiet=quiet)
     changes = changes_of(taken(options, Recipe), fields)
-    staged = staged_plan(plan, minutes, recipe, changes)
+    staged = staged_plan(plan, minutes, recipe, changes, watch_test=watch_test)
     # What can be wrong with the command is found before the data is read.
     chosen = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
     (chosen or Recipe()).with_fields(changes)
-    asked = _asked(watch_test, language, tensorboard)
+    asked = _asked(watch_test, language, tensorboard) | by_plan(staged)
     device = choose_device(device)
     set_up(device)
     if out is not None:
         Run(out).refuse_held(overwrite=overwrite)
     source = DataSource.named(data, taken(options, DataSource))
     pictures = source.read(display.track)
-    chosen = (chosen or default_recipe(pictures)).with_fields(changes)
-    if staged is not None:
-        chosen = whole_recipe(staged, chosen, changes)
+    chosen = whole_recipe(staged, chosen or default_recipe(pictures), changes)
     _refuse_inside_data(user_path(out or "runs"), user_path(str(data)))
-    chosen = with_whole_paths(chosen)
-    prepared = prepare(pictures, chosen, display.track, fill=staged is None)
+    prepared = prepare(pictures, with_whole_paths(chosen), display.track, fill=staged is None)
     say_what_has_no_part(prepared.recipe, changes, display)
     prepared, precision_reason = with_precision(prepared, device)
     run = Run(new_run_folder(chosen.name, str(data)) if out is None else out)
     with holding(run.path, run.holder):
         run.create([file.name for file in RUN_FILES], overwrite=overwrite)
         run.write_recipe(prepared.recipe)
-        if staged is not None:
-            staged.recipe = prepared.recipe
-            staged.save(run.path)
-            asked["by_plan"] = True
+        if staged is not None:  # before run.json, which says that there is one
+            staged.begin(run.path, prepared.recipe)
         run.write_info(
             **description(prepared, source, device, **asked),
             precision_reason=precision_reason,

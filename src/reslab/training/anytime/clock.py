@@ -4,7 +4,7 @@ import time
 from collections import deque
 
 FIXED = 4.5  # seconds that report, charts and files take, where pictures pass at any rate
-SAFETY = 1.25  # the machine may be slower at the end than it was when it was measured
+SAFETY = 1.5  # the machine may be slower at the end than it was when it was measured
 RECENT = 24  # steps that a pace is measured over
 
 
@@ -35,6 +35,16 @@ class Clock:
         """Seconds that scoring what is held out and writing the files will take."""
         scoring = self.held_out / self.rate if self.rate else 0.0
         return FIXED + SAFETY * scoring
+
+    @property
+    def least_ending(self) -> float:
+        """What the ending takes if all goes well."""
+        return FIXED / 2 + (self.held_out / self.rate if self.rate else 0.0)
+
+    @property
+    def leaving(self) -> float:
+        """What it takes to leave without a score."""
+        return 0.6 * FIXED
 
     @property
     def left_to_learn(self) -> float:

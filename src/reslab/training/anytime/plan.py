@@ -82,6 +82,11 @@ class Plan(_Part):
         """Seconds of its minutes that are left."""
         return max(0.0, 60 * (self.minutes or 0.0) - self.used)
 
+    def begin(self, folder: Path, recipe: Recipe) -> None:
+        """Write the plan of a run, whose recipe is settled now."""
+        self.recipe = recipe
+        self.save(folder)
+
     def save(self, folder: Path) -> None:
         """Write the plan into a run folder."""
         text = tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))

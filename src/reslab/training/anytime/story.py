@@ -36,6 +36,8 @@ def staged_plan(
     minutes: float | None,
     recipe: object,
     changes: Mapping[str, Any],
+    *,
+    watch_test: bool = False,
 ) -> Plan | None:
     """The plan that a training is asked to make in `minutes`, or to repeat; None for neither.
 
@@ -43,6 +45,8 @@ def staged_plan(
     """
     if file is None and minutes is None:
         return None
+    if watch_test:
+        raise InputError("--watch-test: a plan sees the test split at its end alone; leave it out")
     if file is not None and minutes is not None:
         raise InputError("--minutes goes without --plan, which has its steps already")
     if minutes is not None:
@@ -66,26 +70,34 @@ def refuse_no_minutes(minutes: float) -> None:
         raise InputError(f"--minutes {minutes:g}: name how long it may take, {SHORTEST} or more")
 
 
-def whole_recipe(plan: Plan, chosen: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """The recipe of a run by a plan, which its stages change."""
+def by_plan(plan: Plan | None) -> dict[str, Any]:
+    """What run.json says for a resume."""
+    return {} if plan is None else {"by_plan": True}
+
+
+def whole_recipe(plan: Plan | None, chosen: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe of a run, which the stages of its plan will change if it has one."""
+    if plan is None:
+        return chosen.with_fields(changes)
     if plan.minutes is None:
         return plan.recipe.with_fields(changes)
     fields: dict[str, Any] = {"train_from": "all"}
-    if chosen.precision == "auto" and plan.minutes < MEASURED_FROM:
+    auto = changes.get("precision", chosen.precision) == "auto"
+    if auto and plan.minutes < MEASURED_FROM:
         fields["precision"] = "fp32"
-    return chosen.with_fields(fields)
+    return chosen.with_fields(changes).with_fields(fields)
 
 
 def plan_of(run: Run, minutes: float | None, epochs: int | None) -> Plan | None:
     """The plan of a run that goes by one. Raises InputError if it is to go on as it cannot."""
-    by_plan = run.info.get("by_plan", False)
-    if by_plan and epochs is not None:
+    planned = run.info.get("by_plan", False)
+    if planned and epochs is not None:
         raise InputError(f"--epochs {epochs}: the run goes by a plan; name --minutes")
-    if not by_plan and minutes is not None:
+    if not planned and minutes is not None:
         raise InputError(f"--minutes {minutes:g}: the run does not go by the clock; name --epochs")
     if minutes is not None:
         refuse_no_minutes(minutes)
-    return Plan.load(run.path / PLAN_FILE) if by_plan else None
+    return Plan.load(run.path / PLAN_FILE) if planned else None
 
 
 def work_by_plan(

@@ -34,8 +34,7 @@ from reslab.training.transfer import start_from_solved_head, with_features
 SAVE_EVERY = 20.0  # seconds between checkpoints within an epoch
 SETTLED = 3  # steps before their time is believed
 NEAR = 5  # steps before the end, where each correction counts
-LEAST = 1.5  # seconds that it takes to leave
-SLACK = 1.0  # seconds by which an evaluation may be late, which is sooner begun than ended
+UNFOLDED = 2.5  # passes that one of a network that trains takes, as long as none was measured
 Item = TypeVar("Item")
 
 
@@ -86,14 +85,14 @@ class Work:
     def watched(self, batches: Callable[[], Iterable[Batch]]) -> Iterator[Batch]:
         """The batches, as long as there is time: some of what is kept for the end may be used."""
         for batch in batches():
-            if self.clock is not None and self.clock.left < self.clock.ending - SLACK:
+            if self.clock is not None and self.clock.left < self.clock.least_ending:
                 raise EnoughError
             yield batch
 
     def hurried(self, batches: Callable[[], Iterable[Batch]]) -> Iterator[Batch]:
         """The batches of what is scored at the end, unless the machine is too slow for that."""
         for batch in batches():
-            if self.clock is not None and self.clock.left < LEAST:
+            if self.clock is not None and self.clock.left < self.clock.leaving:
                 raise EnoughError
             yield batch
 
@@ -257,7 +256,7 @@ class Steering:
             if stage.share is not None:
                 self._until = time.perf_counter() + stage.share * work.clock.left_to_learn
             if work.clock.rate:
-                self._judging = self._validation / work.clock.rate
+                self._judging = UNFOLDED * self._validation / work.clock.rate
         self._saved = time.perf_counter()
 
     def after(self, event: Step | Milestone) -> None:
