@@ -25,6 +25,7 @@ from reslab.run.display import Display
 from reslab.run.folder import Run, new_run_folder, open_run
 from reslab.run.interruption import catching_signals
 from reslab.run.lock import holding
+from reslab.training.anytime.plan import Plan
 from reslab.training.anytime.story import by_plan, plan_of, staged_plan, whole_recipe, work_by_plan
 from reslab.training.continuing import differences, refuse_changed, refuse_extension
 from reslab.training.description import announce, description, digest_of, say_what_has_no_part
@@ -82,8 +83,7 @@ def train(
     chosen = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
     (chosen or Recipe()).with_fields(changes)
     asked = _asked(watch_test, language, tensorboard) | by_plan(staged)
-    device = choose_device(device)
-    set_up(device)
+    set_up(device := choose_device(device))
     if out is not None:
         Run(out).refuse_held(overwrite=overwrite)
     source = DataSource.named(data, taken(options, DataSource))
@@ -95,19 +95,24 @@ def train(
     prepared, precision_reason = with_precision(prepared, device)
     run = Run(new_run_folder(chosen.name, str(data)) if out is None else out)
     with holding(run.path, run.holder):
-        run.create([file.name for file in RUN_FILES], overwrite=overwrite)
-        run.write_recipe(prepared.recipe)
-        if staged is not None:  # before run.json, which says that there is one
-            staged.begin(run.path, prepared.recipe)
-        run.write_info(
-            **description(prepared, source, device, **asked),
-            precision_reason=precision_reason,
-            seconds={"data": time.perf_counter() - began, "features": 0.0},
-        )
+        seconds = {"data": time.perf_counter() - began, "features": 0.0}
+        info = description(prepared, source, device, **asked)
+        info |= {"precision_reason": precision_reason, "seconds": seconds}
+        _create(run, prepared.recipe, staged, info, overwrite=overwrite)
         if staged is not None:
-            announce(run, prepared, display)
             return work_by_plan(run, prepared, device, display, staged, began, minutes)
         return _to_the_end(Session.open(run, prepared, device, display, began), fresh=True)
+
+
+def _create(
+    run: Run, recipe: Recipe, staged: Plan | None, info: dict[str, Any], *, overwrite: bool
+) -> None:
+    """Make the run's folder, with all that is known before the first step."""
+    run.create([file.name for file in RUN_FILES], overwrite=overwrite)
+    run.write_recipe(recipe)
+    if staged is not None:  # before run.json, which says that there is one
+        staged.begin(run.path, recipe)
+    run.write_info(**info)
 
 
 def _asked(watch_test: bool, language: str | None, tensorboard: bool) -> dict[str, Any]:

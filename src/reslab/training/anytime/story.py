@@ -21,6 +21,7 @@ from reslab.training.anytime.ladder import next_stage
 from reslab.training.anytime.outlook import outlook
 from reslab.training.anytime.plan import PLAN_FILE, Plan
 from reslab.training.anytime.working import EnoughError, Work, read_progress, run_stage
+from reslab.training.description import announce
 from reslab.training.preparation import Prepared
 from reslab.training.publishing import publish
 from reslab.training.session import Session
@@ -122,6 +123,7 @@ def work_by_plan(
         clock.held_out = counts["test"] + counts["validation"]
     work = Work(run, prepared, device, display, began, plan, clock)
     session = _to_end(work)
+    announce(run, prepared, display)
     with catching_signals() as caught, session.failing_safely():
         work.caught = caught
         _begin(work)
