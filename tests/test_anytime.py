@@ -240,6 +240,20 @@ def test_a_killed_run_is_sound_and_ends_in_time(split_photos, tmp_path):
     assert info["status"] == "finished"
 
 
+def test_no_stage_sees_the_test_split(split_photos, tmp_path, monkeypatch):
+    original, seen = working.train_epochs, []
+
+    def watching(state, recipe, batches, judged, *others):
+        seen.append(set(judged))
+        return original(state, recipe, batches, judged, *others)
+
+    monkeypatch.setattr(working, "train_epochs", watching)
+    run = train(split_photos, tmp_path / "run")
+    assert seen
+    assert all(names == {"validation"} for names in seen)
+    assert not any("test_accuracy" in record for record in run.history)
+
+
 # What is refused, and what is foretold
 
 

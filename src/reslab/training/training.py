@@ -92,12 +92,11 @@ def train(
     _refuse_inside_data(user_path(out or "runs"), user_path(str(data)))
     prepared = prepare(pictures, with_whole_paths(chosen), display.track, fill=staged is None)
     say_what_has_no_part(prepared.recipe, changes, display)
-    prepared, precision_reason = with_precision(prepared, device)
+    prepared, reason = with_precision(prepared, device)
     run = Run(new_run_folder(chosen.name, str(data)) if out is None else out)
     with holding(run.path, run.holder):
-        seconds = {"data": time.perf_counter() - began, "features": 0.0}
-        info = description(prepared, source, device, **asked)
-        info |= {"precision_reason": precision_reason, "seconds": seconds}
+        info = description(prepared, source, device, **asked) | {"precision_reason": reason}
+        info["seconds"] = {"data": time.perf_counter() - began, "features": 0.0}
         _create(run, prepared.recipe, staged, info, overwrite=overwrite)
         if staged is not None:
             return work_by_plan(run, prepared, device, display, staged, began, minutes)
