@@ -1,6 +1,5 @@
 """A stage of a plan: prepared, carried out by the one training loop, and kept to its time."""
 
-import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -32,6 +31,7 @@ from reslab.training.session import Session
 from reslab.training.transfer import start_from_solved_head, with_features
 
 SAVE_EVERY = 20.0  # seconds between checkpoints within an epoch
+SETTLED_PASSES = 6  # forward passes before their rate is believed
 SETTLED = 3  # steps before their time is believed
 NEAR = 5  # steps before the end, where each correction counts
 UNFOLDED = 2.5  # passes that one of a network that trains takes, as long as none was measured
@@ -67,11 +67,13 @@ class Work:
 
     def stopping(self) -> Callable[[], None]:
         """As `stop`, called after each forward pass, whose rate the clock learns meanwhile."""
-        started, passes = time.perf_counter(), itertools.count(1)
+        ended: list[float] = []
 
         def stop() -> None:
-            if self.clock is not None:
-                self.clock.note_rate(TOGETHER * next(passes), time.perf_counter() - started)
+            ended.append(time.perf_counter())
+            # The first passes also set things up; a rate of them alone would be far too low.
+            if self.clock is not None and len(ended) > SETTLED_PASSES:
+                self.clock.note_rate(TOGETHER * (len(ended) - 1), ended[-1] - ended[0])
             self.stop()
 
         return stop
