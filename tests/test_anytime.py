@@ -254,6 +254,18 @@ def test_no_stage_sees_the_test_split(split_photos, tmp_path, monkeypatch):
     assert not any("test_accuracy" in record for record in run.history)
 
 
+def test_a_slow_first_pass_says_nothing_of_the_rate():
+    """The first pass sets things up; a run that took its rate for all ended after a third."""
+    counting = clock.Clock(time.perf_counter(), 60.0)
+    counting.held_out = 1000
+    work = working.Work(None, None, "cpu", None, 0.0, Plan(), counting)
+    stop = work.stopping()
+    time.sleep(0.3)
+    for _ in range(20):
+        stop()
+        assert counting.left_to_learn > 50
+
+
 # What is refused, and what is foretold
 
 
