@@ -2,6 +2,7 @@
 
 import os
 import platform
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -9,8 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from reslab.errors import InputError, InterruptedRunError
 from reslab.learning.state import DivergedError, Progress
+from reslab.networks.inference import as_input
 from reslab.pictures.batches import Batch
 from reslab.recipes.recipe import Recipe, dotted_name
 from reslab.run.display import Display
@@ -180,10 +184,24 @@ def _carry_out(work: Work, number: int) -> None:
             raise
         work.display.warn(f"{error}; again from the best so far, more slowly")
         return
+    if work.clock is not None and work.clock.rate is None:
+        _measure(work, work.clock)
     gained = ""
     if stage.validation_accuracy is not None and stage.gain is not None:
         gained = f", validation {stage.validation_accuracy:.2%} ({stage.gain:+.2%})"
     say(f"stage {number}    {stage.name}: {stage.seconds:.1f} s{gained}")
+
+
+def _measure(work: Work, clock: Clock) -> None:
+    """Learn the rate of judging by training pictures, where cached features said nothing."""
+    rows = torch.arange(min(32, len(work.base.pixels.samples)))
+    for _ in range(2):  # the first pass sets things up
+        started = time.perf_counter()
+        x = work.base.pixels.inputs(rows, epoch=0)
+        work.base.network.eval()
+        with torch.inference_mode():
+            work.base.network(as_input(x, work.device))
+        clock.note_rate(len(rows), time.perf_counter() - started)
 
 
 def _to_end(work: Work) -> Session:
