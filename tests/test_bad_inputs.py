@@ -320,6 +320,61 @@ TABLE = {
     "overwrite what is no run": ("train W/good --out W/held --overwrite", "no run"),
     "network too large": ("train W/good --network mnist-cnn --preprocess.size 4", "too small"),
     "validation too large": ("train W/good --split.validation 5000", "--split.validation"),
+    # means
+    "mixup below 0": ("train W/good --mix.mixup -1", "mix.mixup = '-1'"),
+    "cutmix a word": ("train W/good --mix.cutmix much", "mix.cutmix = 'much'"),
+    "mixup of a solved head": (
+        "train W/good --recipe photos --mix.mixup 0.2", "takes no steps: mix needs --head trained",
+    ),
+    "clipping of a solved head": (
+        "train W/good --recipe photos --optimizer.clip-norm 1", "optimizer.clip_norm needs",
+    ),
+    "cutmix of features": (
+        "train W/good --recipe photos-resnet152 --mix.cutmix 1", "--features online",
+    ),
+    "growing features": (
+        "train W/good --recipe photos-resnet152 --progressive.start 0.5", "--features online",
+    ),
+    "drop path of a head": (
+        "train W/good --recipe photos-resnet152 --drop-path 0.1", "--train-from a layer",
+    ),
+    "drop path without branches": (
+        "train W/good --network mnist-cnn --preprocess.size 28 --drop-path 0.1",
+        "no residual branches",
+    ),
+    "drop path of 1": ("train W/good --drop-path 1", "drop_path = '1'"),
+    "erasing what is not drawn": (
+        "train W/good --recipe photos-resnet152 --views 0 --augment.erase 0.5", "need drawn views",
+    ),
+    "erase of 2": ("train W/good --augment.erase 2", "augment.erase = '2'"),
+    "no such policy": ("train W/good --augment.policy trivial", "did you mean 'trivial-wide'"),
+    "clip norm below 0": ("train W/good --optimizer.clip-norm -1", "clip_norm = '-1'"),
+    "patience of 0": ("train W/good --patience 0", "patience = '0'"),
+    "patience without validation": (
+        "train W/good --patience 3 --split.validation 0", "no validation split to say when",
+    ),
+    "growing where sizes are fixed": (
+        "train W/good --network mnist-cnn --preprocess.size 28 --progressive.start 0.5"
+        " --progressive.multiple 4", "mnist-cnn takes no input of 16x16",
+    ),
+    "growing by too much": ("train W/good --progressive.start 0.5", "smaller --progressive.multi"),
+    "progressive start of 0": ("train W/good --progressive.start 0", "progressive.start = '0'"),
+    "a range test of a solved head": (
+        "train W/good --find-lr --recipe photos --weights none --head solved", "head = 'solved'",
+    ),
+    "a range test over a user's files": ("train W/good --find-lr --out W/notes.md", "a file st"),
+    "a range test inside the data": ("train W/good --find-lr --out W/good/lr", "inside the data"),
+    "a range test that watches": ("train W/good --find-lr --watch-test", "trains nothing"),
+    "folds of a trained head": ("train W/good --folds 3", "--folds 3 is for a head that is solved"),
+    "one fold": ("train W/good --folds 1", "2 or more"),
+    "search without an end": ("search W/good", "--trials N or --minutes M"),
+    "search over no field": ("search W/good --trials 1 --over rl=1..2", "--over rl is no field"),
+    "search over one value": ("search W/good --trials 1 --over lr=1", "two choices or more"),
+    "search over the split": ("search W/good --trials 1 --over split.seed=1..9", "split.seed"),
+    "search into a held folder": ("search W/good --trials 1 --out W/held", "held: holds files"),
+    "search into a file": ("search W/good --trials 1 --out W/notes.md", "a file stands there"),
+    "search inside the data": ("search W/good --trials 1 --out W/good/s", "inside the data"),
+    "search of a network": ("search W/good --trials 1 --network resnet1000", "is unknown"),
     "preview no png": ("preview W/good --out W/sheet.jpg", "sheet.jpg"),
     "preview no folder": ("preview W/good --out W/absent/sheet.png", "absent"),
     "summary unknown": ("summary resnet19000", "unknown"),

@@ -18,7 +18,8 @@ from reslab.pictures.augmentation import augment, draw_for
 from reslab.pictures.data_source import DataSource
 from reslab.pictures.settings import Augmentation
 from reslab.recipes.files import load_recipe
-from reslab.recipes.recipe import Optimizer, Recipe
+from reslab.recipes.groups import Optimizer
+from reslab.recipes.recipe import Recipe
 from reslab.training import preparation
 from reslab.training.preparation import fit_first_layer, prepare, smallest_pass
 

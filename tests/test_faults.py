@@ -78,6 +78,10 @@ def configurations(weights):
                      "--optimizer.nesterov", "false"],
         "muon": ["--recipe", "cifar10-fast", "--preprocess.size", "16", "--batch-size", "12",
                  "--micro-batch", "6", "--split.validation", "0.1", "--precision", "fp32"],
+        "means": ["--mix.mixup", "0.4", "--mix.cutmix", "1", "--augment.policy", "trivial-wide",
+                  "--augment.erase", "0.5", "--optimizer.clip-norm", "0.5", "--drop-path", "0.3",
+                  "--progressive.start", "0.5", "--progressive.multiple", "4", "--patience", "1",
+                  "--ema-decay", "0.9", "--micro-batch", "3", "--precision", "fp32"],
         "frozen": [*photos, "--train-from", "head", "--views", "2"],
         "solved": [*photos, "--train-from", "head", "--head", "solved"],
         "photos from files": ["--network", "mnist-cnn", "--preprocess.channels", "1",
@@ -177,7 +181,7 @@ def go_on(data, out, more, **child):
 
 
 @pytest.mark.parametrize(
-    "name", ["augmented", "schedule", "muon", "frozen", "solved", "photos from files"]
+    "name", ["augmented", "schedule", "muon", "means", "frozen", "solved", "photos from files"]
 )
 def test_killed_at_any_instant_the_run_ends_the_same(data, weights, tmp_path, monkeypatch, name):
     """SIGKILL at random instants, every third while a file is being written."""

@@ -583,7 +583,7 @@ def test_the_last_layers_train_from_a_solved_head(learn, weights, layer):
 
 def test_earlier_layers_learn_more_slowly():
     from reslab.learning.optimizers import build_optimizer
-    from reslab.recipes.recipe import Optimizer
+    from reslab.recipes.groups import Optimizer
 
     network = torchvision.models.resnet18()
     found = build_optimizer(

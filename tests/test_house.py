@@ -26,7 +26,7 @@ ORDER = [
         "recipes",
         "features",
     ],
-    *["learning", "run", "reporting", "training", "using", "cli"],
+    *["learning", "run", "checking", "reporting", "training", "searching", "using", "cli"],
 ]
 
 

@@ -17,7 +17,8 @@ from reslab.learning.parts.moving_average import MovingAverage
 from reslab.learning.parts.part import Moment, Part
 from reslab.learning.schedules import CURVES, rate_factor, spans_the_run
 from reslab.networks.model_file import load_model, read_tensors
-from reslab.recipes.recipe import Recipe, Schedule
+from reslab.recipes.groups import Schedule
+from reslab.recipes.recipe import Recipe
 from reslab.training import training
 
 SETTINGS = {"seed": 3, "epochs": 3, "batch_size": 16, "quiet": True}
@@ -57,7 +58,7 @@ def whole_and_resumed(data, tmp_path, monkeypatch, stops=(2, 3, 4), **settings):
 
 def test_the_average_is_that_of_its_formula():
     network = nn.Linear(2, 2)
-    average = MovingAverage.of(Recipe(ema_decay=0.6), network)
+    average = MovingAverage.of(Recipe(ema_decay=0.6), network, 2)
     expected = None
     for step in range(8):
         with torch.no_grad():
@@ -71,7 +72,7 @@ def test_the_average_is_that_of_its_formula():
 
 
 def test_no_average_unless_the_recipe_asks():
-    assert build_parts(Recipe(), nn.Linear(2, 2)) == ()
+    assert build_parts(Recipe(), nn.Linear(2, 2), 2) == ()
 
 
 def test_a_run_keeps_the_average_and_goes_on_bit_for_bit(split_photos, tmp_path, monkeypatch):
@@ -113,7 +114,7 @@ class Noise(Part):
         self.steps = torch.zeros((), dtype=torch.int64)
 
     @classmethod
-    def of(cls, recipe, network):
+    def of(cls, recipe, network, classes):
         return cls()
 
     def batch(self, x, targets, moment):

@@ -5,7 +5,8 @@ import pytest
 from reslab.errors import InputError
 from reslab.learning.schedules import rate_factor
 from reslab.recipes.files import load_recipe, parse_recipe, recipe_names, recipe_text
-from reslab.recipes.recipe import FIELD_NAMES, Recipe, Schedule
+from reslab.recipes.groups import Schedule
+from reslab.recipes.recipe import FIELD_NAMES, Recipe
 
 
 @pytest.mark.parametrize("name", recipe_names())

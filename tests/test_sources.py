@@ -10,6 +10,7 @@ from drawn_pictures import CLASSES, fill, picture
 from reslab.errors import InputError
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.reading import read_picture, with_keys
+from reslab.pictures.settings import Splitting
 from reslab.pictures.sources import open_pictures
 from reslab.pictures.splitting import complete_splits, split_notes
 from reslab.pictures.store import PixelStore
@@ -279,17 +280,17 @@ def test_digits_need_nothing():
 
 def test_carving_is_stratified_seeded_and_independent_of_order(photos):
     pictures = with_keys(open_pictures(photos))
-    one, carved = complete_splits(pictures, validation=0.1, test=0.2, seed=0)
+    one, carved = complete_splits(pictures, Splitting(0.1, 0.2, 0))
     assert carved == ("test", "validation")
     assert one.counts() == {"train": 43, "validation": 5, "test": 12}
     assert np.bincount(one.splits["test"].labels).tolist() == [4, 4, 4]
-    again, _ = complete_splits(pictures, validation=0.1, test=0.2, seed=0)
+    again, _ = complete_splits(pictures, Splitting(0.1, 0.2, 0))
     assert again.splits["test"].paths == one.splits["test"].paths
-    other, _ = complete_splits(pictures, validation=0.1, test=0.2, seed=1)
+    other, _ = complete_splits(pictures, Splitting(0.1, 0.2, 1))
     assert other.splits["test"].paths != one.splits["test"].paths
     for path in sorted((photos / "猫").iterdir()):  # another name, the same content
         path.rename(path.with_name(f"z{199 - int(path.stem)}.png"))
-    renamed, _ = complete_splits(with_keys(open_pictures(photos)), validation=0.1, test=0.2, seed=0)
+    renamed, _ = complete_splits(with_keys(open_pictures(photos)), Splitting(0.1, 0.2, 0))
     assert set(renamed.splits["test"].keys.tolist()) == set(one.splits["test"].keys.tolist())
 
 
@@ -298,7 +299,7 @@ def test_identical_files_stay_in_one_split(photos):
         shutil.copy(photos / "猫" / f"{n:03d}.png", photos / "猫" / f"{n + 100:03d}.png")
     pictures = with_keys(open_pictures(photos))
     for seed in range(5):
-        whole, _ = complete_splits(pictures, validation=0.2, test=0.2, seed=seed)
+        whole, _ = complete_splits(pictures, Splitting(0.2, 0.2, seed))
         assert not split_notes(whole)
         assert sum(whole.counts().values()) == 80
         assert 14 <= whole.counts()["test"] <= 16
@@ -313,7 +314,7 @@ def test_twins_across_given_splits_are_said(layouts):
 
 def test_a_count_of_validation_pictures_is_met_exactly(mnist_root):
     pictures = with_keys(open_pictures("mnist", data_root=mnist_root))
-    whole, carved = complete_splits(pictures, validation=5000, test=0.2, seed=0)
+    whole, carved = complete_splits(pictures, Splitting(5000, 0.2, 0))
     assert carved == ("validation",)
     assert whole.counts() == {"train": 55000, "validation": 5000, "test": 10000}
     shares = np.bincount(whole.splits["validation"].labels) / np.bincount(

@@ -16,12 +16,16 @@ __all__ = [
     "Prediction",
     "Recipe",
     "Run",
+    "Search",
+    "check",
     "compare",
     "evaluate",
     "export",
+    "find_lr",
     "load_recipe",
     "report",
     "resume",
+    "search",
     "train",
 ]
 
@@ -37,12 +41,16 @@ _HOMES = {
     "Prediction": "reslab.using.prediction",
     "Recipe": "reslab.recipes.recipe",
     "Run": "reslab.run.folder",
+    "check": "reslab.using.check",
+    "Search": "reslab.searching.record",
     "compare": "reslab.reporting.comparison",
     "evaluate": "reslab.using.evaluation",
     "export": "reslab.using.exporting",
+    "find_lr": "reslab.training.rate_test",
     "load_recipe": "reslab.recipes.files",
     "report": "reslab.reporting.reports",
     "resume": "reslab.training.training",
+    "search": "reslab.searching.search",
     "train": "reslab.training.training",
 }
 
@@ -53,7 +61,11 @@ if TYPE_CHECKING:
     from reslab.reporting.comparison import compare
     from reslab.reporting.reports import report
     from reslab.run.folder import Run
+    from reslab.searching.record import Search
+    from reslab.searching.search import search
+    from reslab.training.rate_test import find_lr
     from reslab.training.training import resume, train
+    from reslab.using.check import check
     from reslab.using.classifier import Classifier
     from reslab.using.evaluation import evaluate
     from reslab.using.exporting import export

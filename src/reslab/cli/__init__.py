@@ -24,6 +24,8 @@ COMMANDS = {  # the module of each, which is imported when the command is asked 
     "train": "learn",
     "resume": "learn",
     "preview": "learn",
+    "check": "check",
+    "search": "search",
     "evaluate": "use",
     "predict": "use",
     "explain": "use",

@@ -16,9 +16,27 @@ from reslab.cli.options import (
     keywords,
 )
 from reslab.cli.printing import print_json, print_run
+from reslab.errors import InputError
 from reslab.pictures.data_source import DataSource
 from reslab.recipes.files import load_recipe, recipe_names, recipe_text
 from reslab.recipes.recipe import Recipe
+
+Minutes = Annotated[
+    float | None,
+    Parameter(
+        help="Train by the clock: the best model in this time, from the command's start to its end."
+    ),
+]
+FindRate = Annotated[
+    bool,
+    flag(
+        "Train nothing: try learning rates in a short ramp on training pictures, write lr.csv and"
+        " lr.png, and suggest one."
+    ),
+]
+PlanFile = Annotated[
+    str | None, Parameter(help="Repeat the plan of a run that was trained so: its plan.toml.")
+]
 
 
 def recipes(
@@ -66,17 +84,9 @@ def train(
     tensorboard: Annotated[
         bool, flag("Write TensorBoard's event files too, live, into the run's folder tensorboard.")
     ] = False,
-    minutes: Annotated[
-        float | None,
-        Parameter(
-            help="Train by the clock: the best model in this time, from the command's start to its"
-            " end."
-        ),
-    ] = None,
-    plan: Annotated[
-        str | None,
-        Parameter(help="Repeat the plan of a run that was trained so: its plan.toml."),
-    ] = None,
+    minutes: Minutes = None,
+    plan: PlanFile = None,
+    find_lr: FindRate = False,
     quiet: Quiet = False,
     json: Json = False,
     **options: Any,
@@ -88,6 +98,14 @@ def train(
     """
     arguments = as_arguments(options)
     chosen = _recipe(recipe, options)
+    if find_lr:
+        if watch_test or overwrite or tensorboard or language or minutes is not None or plan:
+            raise InputError(
+                "--find-lr trains nothing: --watch-test, --overwrite, --language, --tensorboard,"
+                " --minutes and --plan have no part in it"
+            )
+        _find_lr(data, json, recipe=chosen, out=out, device=device, quiet=quiet, **arguments)
+        return
     from reslab.training.training import train as train_
 
     run = train_(
@@ -105,6 +123,18 @@ def train(
         **arguments,
     )
     print_run(run, json)
+
+
+def _find_lr(data: str, as_json: bool, **arguments: Any) -> None:
+    from reslab.training.rate_test import find_lr
+
+    found = find_lr(data, **arguments)
+    if as_json:
+        print_json(found.as_dict())
+        return
+    print(f"suggested   --lr {found.suggested:g}, after {len(found.rates)} steps")
+    print(f"chart       {found.chart}")
+    print(f"steps       {found.csv}")
 
 
 train.__annotations__["options"] = keywords(DataSource, Recipe)

@@ -16,6 +16,8 @@ def print_run(run: Any, as_json: bool) -> None:
     for split in ("validation", "test"):
         if run.info.get(split):
             print_score(split, run.info[split])
+            if run.info[split].get("folds"):
+                print(f"{'':12}cross-validated, {run.info[split]['folds']} folds")
     seconds = run.info["seconds"]
     if run.info.get("best_strength") is not None:
         print(f"best head   strength of regularisation {run.info['best_strength']:.3g}")
@@ -52,3 +54,32 @@ def print_columns(rows: list[list[str]]) -> None:
             cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)
         )
         print("  ".join(cells).rstrip())
+
+
+_TOLD = {  # what each kind of issue means, in a word or two
+    "leak": "copies in a later split too",
+    "conflicting-copy": "copies whose labels disagree",
+    "unreadable": "cannot be read",
+    "label": "likely wrong labels",
+    "exact-copy": "exact copies",
+    "near-copy": "near copies",
+    "mismatched-type": "types that differ from their names",
+    "outlier": "far from all others",
+    "odd": "odd pictures",
+    "set": "findings about the whole set",
+}
+
+
+def print_check(found: Any) -> None:
+    """What a check found, the worst first."""
+    print(f"{found.data}: {found.pictures:,} pictures")
+    rows = [
+        [kind, f"{found.counts[kind]:,}", told]
+        for kind, told in _TOLD.items()
+        if found.counts[kind]
+    ]
+    print_columns(rows or [["nothing found"]])
+    if found.cleaned is not None:
+        print(f"lists       without {found.cleaned:,} of them")
+    print(f"issues      {found.path}")
+    print(f"page        {found.page}")

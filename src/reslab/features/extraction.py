@@ -44,7 +44,7 @@ class ViewSettings:
         if view == EVALUATION:
             name = draws.address(0, "evaluation")
         else:
-            name = draws.address(self.seed, "view", view, self.augmentation.model_dump_json())
+            name = draws.address(self.seed, "view", view, self.augmentation.name)
         halves = (draws.mixed(contents[half] ^ np.uint64(name)) for half in ("draw", "rest"))
         return keys_of(*halves)
 

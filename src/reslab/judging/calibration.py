@@ -92,7 +92,7 @@ def least_in_set(held: tuple[float, ...], coverage: float, whose: str) -> float:
     if not held:
         raise InputError(
             f"{whose}: has no validation pictures to calibrate sets on (an old model, a run that"
-            " was stopped, or --split.validation 0); train with a validation split"
+            " was stopped, --folds, or --split.validation 0); train with a validation split"
         )
     # The small term keeps (n + 1) * (1 - coverage) from falling below a whole number by rounding.
     rank = math.floor((len(held) + 1) * (1 - coverage) + 1e-9)

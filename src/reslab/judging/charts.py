@@ -114,6 +114,26 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str) ->
         _save(figure, path)
 
 
+def draw_rates(
+    rates: Sequence[float],
+    losses: Sequence[float],
+    smoothed: Sequence[float],
+    path: Path,
+    marks: Mapping[str, float],
+) -> None:
+    """Losses by learning rate as a PNG, with some rates marked by name."""
+    figure = _figure(6, 4)
+    axis = figure.subplots()
+    axis.plot(rates, losses, color=TEST, alpha=0.5, linewidth=1, label="a step's loss")
+    axis.plot(rates, smoothed, color=TRAIN, label="smoothed")
+    for (name, rate), style in zip(marks.items(), ("-", ":"), strict=True):
+        axis.axvline(rate, color=VALIDATION, linestyle=style, label=f"{name}: {rate:g}")
+    axis.set(xscale="log", xlabel="learning rate", ylim=(0, 1.5 * max(smoothed[0], min(losses))))
+    axis.grid(alpha=0.3)
+    axis.legend()
+    _save(figure, path)
+
+
 def _draw_splits(axis: "Axes", history: Sequence[Mapping[str, Any]], by: str, what: str) -> None:
     marker = "o" if len(history) <= 30 else None
     for split, colour in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):

@@ -6,7 +6,7 @@ later from the saved state, bit for bit. Printing, checkpoints and stopping are 
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -16,7 +16,15 @@ from reslab.learning.loss import Loss, hits
 from reslab.learning.pace import Pace
 from reslab.learning.parts.part import Moment
 from reslab.learning.schedules import rate_factor
-from reslab.learning.state import Milestone, Step, TrainingState, diverged, reach_milestone
+from reslab.learning.state import (
+    DivergedError,
+    Milestone,
+    Progress,
+    Step,
+    TrainingState,
+    diverged,
+    reach_milestone,
+)
 from reslab.networks.inference import as_input
 from reslab.pictures import draws
 from reslab.pictures.batches import Batch, Batches
@@ -31,7 +39,7 @@ def train_epochs(
     device: str,
     pace: Pace | None = None,
 ) -> Iterator[Step | Milestone]:
-    """Train from where the state stands to the recipe's last epoch.
+    """Train from where the state stands to the recipe's last epoch, or until its patience ends.
 
     judged: what to score after each epoch; "validation" decides which weights are best, "test" is
         only watched.
@@ -43,7 +51,7 @@ def train_epochs(
     steps = len(batches)
     pace = pace or Pace([(0, recipe.epochs * steps)])
     step_of = _Stepper(state, recipe, Loss.of(recipe, batches.labels), device)
-    while progress.step or progress.epoch * steps < pace.end:
+    while _goes_on(progress, recipe, steps, pace):
         epoch = progress.epoch
         state.network.train(recipe.norms_learn)
         started = time.perf_counter()
@@ -82,6 +90,32 @@ def train_epochs(
         factor = rate_factor(recipe.schedule, last, pace.length, steps)
         called = {"epoch": epoch, "learning_rate": recipe.optimizer.lr * factor}
         yield reach_milestone(progress, scores, called, evaluate_seconds)
+
+
+def _goes_on(progress: Progress, recipe: Recipe, steps: int, pace: Pace) -> bool:
+    """Whether an epoch is to begin, or to be ended."""
+    lacks = progress.step > 0 or progress.epoch * steps < pace.end
+    return lacks and not progress.waited_out(recipe.patience)
+
+
+def ramp(
+    state: TrainingState,
+    recipe: Recipe,
+    batches: Batches,
+    rates: Sequence[float],
+    device: str,
+) -> Iterator[float]:
+    """The losses of steps at these rates, one after another, until one is not finite."""
+    step_of = _Stepper(state, recipe, Loss.of(recipe, batches.labels), device)
+    state.network.train(recipe.norms_learn)
+    for count, rate in enumerate(rates):
+        epoch, step = divmod(count, len(batches))
+        moment = Moment(recipe.seed, epoch, step, len(batches))
+        try:
+            loss, _ = step_of(batches.batch(epoch, step), moment, rate / recipe.optimizer.lr)
+        except DivergedError:
+            return
+        yield loss
 
 
 class _Stepper:

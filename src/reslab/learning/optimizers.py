@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from reslab.recipes.recipe import Optimizer
+from reslab.recipes.groups import Optimizer
 
 
 class Muon(torch.optim.Optimizer):

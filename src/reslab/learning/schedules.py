@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from reslab.recipes.recipe import Schedule
+from reslab.recipes.groups import Schedule
 
 
 def _constant(schedule: Schedule, share: float, epoch: int) -> float:

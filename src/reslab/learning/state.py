@@ -34,6 +34,10 @@ class Progress:
     epoch_seconds: float = 0.0
     stage: int = -1
 
+    def waited_out(self, patience: int | None) -> bool:
+        """Whether so many epochs have passed since the best one."""
+        return patience is not None and self.epoch - 1 - self.best_epoch >= patience
+
 
 @dataclass
 class TrainingState:
@@ -126,7 +130,7 @@ def reach_milestone(
 
 
 class DivergedError(InputError):
-    """A loss or a weight is not finite: the steps were too large."""
+    """A loss or a weight is no longer finite: the steps were too large."""
 
 
 def diverged(what: str, value: float, progress: Progress) -> DivergedError:

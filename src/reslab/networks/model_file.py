@@ -17,7 +17,7 @@ from reslab.errors import InputError
 from reslab.networks.catalogue import NetworkSpec, build_network
 from reslab.pictures.files import has_control_characters
 from reslab.pictures.preprocessing import Preprocessing
-from reslab.pictures.settings import Averaging, Size
+from reslab.pictures.settings import Averaging, Size, Splitting, Together
 
 FORMAT = 1
 MODEL_FILE = "model.safetensors"
@@ -34,6 +34,11 @@ class SplitOrigin(BaseModel):
     validation: float
     test: float
     seed: int
+    together: Together = "identical"
+
+    @property
+    def splitting(self) -> Splitting:
+        return Splitting(self.validation, self.test, self.seed, self.together)
 
 
 class _Header(BaseModel):

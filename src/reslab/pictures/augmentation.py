@@ -1,8 +1,8 @@
 """Seeded augmentation of whole batches, with a draw per sample.
 
-The geometry (rotation, zoom, shift, crop, flips) is one sampling of the source; then come the
-colours. Each operation follows torchvision.transforms.v2's of the same name, and is tested
-against it draw for draw.
+A policy's operation comes first, on the picture as it is. The geometry (rotation, zoom, shift,
+crop, flips) is one sampling of the source; then come the colours. Each operation follows
+torchvision.transforms.v2's of the same name, and is tested against it draw for draw.
 """
 
 import math
@@ -12,15 +12,18 @@ import torch
 import torch.nn.functional as F
 
 from reslab.pictures import draws
+from reslab.pictures.erasing import erased
 from reslab.pictures.settings import Augmentation
+from reslab.pictures.trivial import trivial_augment
 
-_DRAWS = 16  # numbers reserved for each sample
+_DRAWS = 22  # numbers reserved for each sample; a larger count leaves the first ones as they are
+_POLICY, _ERASING = slice(14, 17), slice(17, 22)  # which of them are for what
 _FLIP = 1  # which of them decides on the horizontal flip
 _TOGETHER = 8  # pictures at a time: larger temporaries leave the cache, 64 cost 2.8 times as much
 
 
 def draw_for(settings: Augmentation, seed: int, epoch: int, keys: np.ndarray) -> np.ndarray:
-    """The draws of an epoch for the samples of these 64-bit keys: float64 in [0, 1], (N, 16)."""
+    """The draws of an epoch for the samples of these 64-bit keys: float64 in [0, 1], (N, 22)."""
     drawn = draws.uniform(draws.address(seed, "augment", epoch), keys, _DRAWS)
     if settings.flip_alternating:
         # K. Jordan, arXiv 2404.00498, section 3.6: of two epochs each picture is flipped in one.
@@ -38,6 +41,8 @@ def augment(
     drawn: each sample's numbers, from `draw_for`.
     Returns floats in [0, 1], or uint8 where no value had to be computed, (N, C, *size).
     """
+    if settings.policy == "trivial-wide":
+        pixels = trivial_augment(pixels, drawn[:, _POLICY])
     if settings.moves_whole_pixels and settings.moves:
         pixels = _move_whole_pixels(settings, pixels, drawn)
     interpolates = settings.moves and not settings.moves_whole_pixels
@@ -53,6 +58,11 @@ def augment(
             floats = _colour(settings, floats, drawn[few])
         parts.append(floats)
     return torch.cat(parts)
+
+
+def erase(settings: Augmentation, x: torch.Tensor, drawn: np.ndarray) -> torch.Tensor:
+    """Cover rectangles of normalised pictures (N, C, H, W), with the chance that is asked for."""
+    return erased(x, settings.erase, drawn[:, _ERASING]) if settings.erase else x
 
 
 def _move_whole_pixels(settings: Augmentation, x: torch.Tensor, drawn: np.ndarray) -> torch.Tensor:

@@ -1,14 +1,16 @@
 """Batches of network input. A training batch is a function of (seed, epoch, step)."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Self
 
 import numpy as np
 import torch
 
 from reslab.pictures import draws
-from reslab.pictures.augmentation import augment, draw_for
+from reslab.pictures.augmentation import augment, draw_for, erase
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.reading import keep_to_one_core
 from reslab.pictures.settings import Augmentation
@@ -70,6 +72,13 @@ class Batches(ABC):
                 rows = torch.arange(count)
             self._order = (epoch, rows)
         return rows
+
+    def dealt(self, batch_size: int, *, shuffle: bool) -> Self:
+        """The same samples in batches of another size, in the order of the epoch or their own."""
+        other = copy.copy(self)
+        other.batch_size, other.shuffle = batch_size, shuffle
+        other._order = (-1, torch.empty(0))
+        return other
 
     def batch(self, epoch: int, step: int) -> Batch:
         rows = self.order(epoch)[slice(*self.bounds(step))]
@@ -135,7 +144,8 @@ def views(
     pixels: torch.Tensor, drawn: np.ndarray, augmentation: Augmentation, target: Preprocessing
 ) -> torch.Tensor:
     """Network input (n, C, H, W) of uint8 pictures as drawn, from `draw_for`."""
-    return target.normalise(augment(augmentation, pixels, target.size, drawn))
+    x = target.normalise(augment(augmentation, pixels, target.size, drawn))
+    return erase(augmentation, x, drawn)
 
 
 def evaluation_batches(

@@ -15,6 +15,7 @@ KINDS = {
     "features": "what frozen networks made of pictures",
     "pixels": "photos decoded to the size a network wants",
     "read": "what is known of files read before",
+    "copies": "which pictures are near copies",
     "precision": "whether bf16 was faster",
 }
 LEAST = 8 << 30  # bytes that each kind may take; half of the free disk if that is more

@@ -68,6 +68,14 @@ class DataSource(BaseModel):
     )
     """Go on without pictures that cannot be read, and list them."""
 
+    without: Location | None = None
+    """A table of issues, as `reslab check` writes it: what it names as harmful is left out, but of
+    the test split only what cannot be read."""
+
+    kinds: str | None = None
+    """With --without: the kinds of issues to leave out, with commas between, of every split; such
+    as label,near-copy."""
+
     @classmethod
     def named(cls, data: str | Path, options: Mapping[str, Any] | None = None) -> "DataSource":
         """From what the user gave. Raises InputError for an option that is no path."""
@@ -85,7 +93,9 @@ class DataSource(BaseModel):
         """The table of the pictures; none is read yet. `classes` are a model's own."""
         from reslab.pictures.sources import open_pictures
 
-        return open_pictures(
+        if self.kinds is not None and self.without is None:
+            raise InputError(f"--kinds {self.kinds}: goes with --without issues.csv")
+        pictures = open_pictures(
             self.data,
             test=self.test,
             val=self.val,
@@ -93,6 +103,11 @@ class DataSource(BaseModel):
             data_root=self.data_root,
             classes=classes,
         )
+        if self.without is None:
+            return pictures
+        from reslab.pictures.issue_table import without_named
+
+        return without_named(pictures, self.without, self.kinds)
 
     def read(self, track: "Track | None" = None) -> "Pictures":
         """Open the data and check every picture. Raises InputError with all that is wrong."""

@@ -7,10 +7,11 @@ What a file may hold: grey, RGB, palette, alpha (laid over white), 16 bits a cha
 import functools
 import io
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 WHITE = (255, 255, 255, 255)
 LARGEST = 40_000_000  # pixels, or half with alpha: half a gigabyte while they are converted
@@ -28,6 +29,20 @@ class UnreadablePictureError(ValueError):
     """The bytes are no picture that can be read in full; the message says why."""
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What a file says of its picture: format as Pillow names it, sides as shown, EXIF's marks.
+
+    orientation: 1 where the picture stands as it is stored; camera: maker and model, or "".
+    """
+
+    format: str
+    width: int
+    height: int
+    orientation: int
+    camera: str
+
+
 def decode(data: bytes, channels: int, least: int | None = None) -> torch.Tensor:
     """The picture in a file's bytes: uint8 of shape (C, H, W), C being 1 (luma) or 3 (RGB).
 
@@ -35,6 +50,11 @@ def decode(data: bytes, channels: int, least: int | None = None) -> torch.Tensor
         sides keep this many pixels: several times as fast for a large photo.
     Raises UnreadablePictureError if the file is truncated, damaged, too large or not a picture.
     """
+    return examine(data, channels, least)[0]
+
+
+def examine(data: bytes, channels: int, least: int | None = None) -> tuple[torch.Tensor, Facts]:
+    """As `decode`, and what the file says of its picture."""
     if not data:
         raise UnreadablePictureError("the file is empty")
     try:
@@ -45,6 +65,7 @@ def decode(data: bytes, channels: int, least: int | None = None) -> torch.Tensor
                     f"too many scans to decode in time: {data.count(_SCAN):,} of"
                     f" {opened.width} x {opened.height} pixels"
                 )
+            sides = opened.size
             if least is not None:
                 opened.draft(opened.mode, (least, least))
             if opened.width * opened.height * (1 + _is_transparent(opened)) > LARGEST:
@@ -52,9 +73,9 @@ def decode(data: bytes, channels: int, least: int | None = None) -> torch.Tensor
                     f"too large to decode safely: {opened.width} x {opened.height} pixels"
                 )
             opened.load()
-            written_as = opened.format
+            facts = _facts(opened, sides)
             ImageOps.exif_transpose(opened, in_place=True)
-            return _pixels(opened, written_as, channels)
+            return _pixels(opened, facts.format, channels), facts
     except UnreadablePictureError:
         raise
     except UnidentifiedImageError:
@@ -66,6 +87,16 @@ def decode(data: bytes, channels: int, least: int | None = None) -> torch.Tensor
         raise UnreadablePictureError("too large for this machine's memory") from None
     except Exception as error:  # the codecs raise whatever a damaged file makes them meet
         raise UnreadablePictureError(f"cannot be decoded ({error})") from None
+
+
+def _facts(opened: Image.Image, sides: tuple[int, int]) -> Facts:
+    marks = opened.getexif()
+    turn = marks.get(ExifTags.Base.Orientation, 1)
+    orientation = turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
+    width, height = sides if orientation < 5 else sides[::-1]
+    named = (marks.get(tag) for tag in (ExifTags.Base.Make, ExifTags.Base.Model))
+    camera = " ".join(str(name).strip("\0 ") for name in named if name)
+    return Facts(opened.format or "", width, height, orientation, camera)
 
 
 @functools.cache

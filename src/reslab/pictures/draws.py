@@ -26,6 +26,11 @@ def generator(seed: int, *parts: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(address(seed, *parts))
 
 
+def distributions(seed: int, *parts: int | str) -> np.random.Generator:
+    """A numpy generator that starts at an address, for distributions that torch has not."""
+    return np.random.default_rng(address(seed, *parts))
+
+
 @contextmanager
 def torch_stream(seed: int, *parts: int | str, device: str = "cpu") -> Iterator[None]:
     """Let torch's global stream start at an address inside the block, and put it back after.

@@ -1,12 +1,26 @@
 """Settings of the data path, as a recipe holds them: plain typed records, no torch."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Mode = Literal["squash", "crop", "letterbox"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Averaging = Literal["none", "flip", "flip-shift"]
+Together = Literal["identical", "near"]  # copies that stay in one split
+
+
+class Splitting(NamedTuple):
+    """What is carved from train where the data lacks it.
+
+    validation, test: a fraction below 1, or a number of pictures; 0 carves none.
+    """
+
+    validation: float
+    test: float
+    seed: int
+    together: Together = "identical"
+
 
 SMALL = 64  # pixels a side: up to here pictures are "small", above they are photos
 
@@ -62,6 +76,12 @@ class Augmentation(BaseModel):
     """The shift is uniform in [-hue, hue], in turns of the colour wheel."""
     grey: float = Field(default=0, ge=0, le=1)
     """Probability of a grey picture."""
+    policy: Literal["none", "trivial-wide"] = "none"
+    """trivial-wide changes each picture, before all else, by one of 14 operations at one of 31
+    strengths, all equally likely: TrivialAugment."""
+    erase: float = Field(default=0, ge=0, le=1)
+    """Probability of covering a rectangle of 2 % to 33 % of the picture with the mean colour, after
+    all else."""
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
@@ -70,6 +90,13 @@ class Augmentation(BaseModel):
         if self.edge == "reflect" and (self.rotate or self.zoom < 1 or self.resize):
             raise ValueError("edge = 'reflect' goes with shifts and flips alone")
         return self
+
+    @property
+    def name(self) -> str:
+        """Names what is drawn. Fields that came later are left out where they change nothing, so
+        that what was kept under a name is found again."""
+        later = {"policy": self.policy == "none", "erase": not self.erase}
+        return self.model_dump_json(exclude={name for name, unused in later.items() if unused})
 
     @property
     def moves_whole_pixels(self) -> bool:

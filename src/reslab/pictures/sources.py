@@ -267,6 +267,7 @@ def _assemble(
     labels, unknown = resolve_labels([entry for _, entry in entries], classes, classes_source)
     problems += unknown
     table, repeated, absent = _rows(files, entries, labels)
+    listed = {split: entry.where.rpartition(":")[0] for split, entry in entries}
     problems += absent
     if problems:
         raise InputError(f"{name}: {len(problems):,} problem(s) in the lists:", problems)
@@ -276,9 +277,11 @@ def _assemble(
         classes,
         {
             split: Samples(
-                tuple(path for path, _ in rows),
-                np.array([label for _, label in rows], dtype=np.int64),
+                tuple(path for path, _, _ in rows),
+                np.array([label for _, label, _ in rows], dtype=np.int64),
                 files=files,
+                listed=listed[split],
+                lines=np.array([line for _, _, line in rows], dtype=np.int32),
             )
             for split, rows in table.items()
         },
@@ -288,10 +291,10 @@ def _assemble(
 
 def _rows(
     files: Files, entries: list[tuple[str, Entry]], labels: Sequence[int]
-) -> tuple[dict[str, list[tuple[str, int]]], int, list[str]]:
-    """(path, label) of each entry by split, how many repeat one of their split, the problems."""
+) -> tuple[dict[str, list[tuple[str, int, int]]], int, list[str]]:
+    """(path, label, line) of each entry by split, how many repeat one of theirs, the problems."""
     problems = []
-    table: dict[str, list[tuple[str, int]]] = {}
+    table: dict[str, list[tuple[str, int, int]]] = {}
     first: dict[tuple[str, str], tuple[Entry, int]] = {}
     repeated = 0
     for (split, entry), label in zip(entries, labels, strict=True):
@@ -307,7 +310,8 @@ def _rows(
                     f"{entry.where}: {path} has label {entry.label}, and {earlier[0].label} at"
                     f" {earlier[0].where}"
                 )
-        table.setdefault(split, []).append((path, label))
+        line = int(entry.where.rpartition(":")[2])
+        table.setdefault(split, []).append((path, label, line))
     return table, repeated, problems
 
 

@@ -20,7 +20,8 @@ class Samples:
 
     `files` (then `paths` are names in it) or `pixels` (uint8, (N, C, H, W)) is given, or both once
     small files have been read.
-    `keys` holds a 128-bit hash of each sample's content once it has been read.
+    `keys` holds a 128-bit hash of each sample's content once it has been read. `listed` is the list
+    that names the samples, if one does, and `lines` are their lines in it.
     """
 
     paths: tuple[str, ...]
@@ -28,6 +29,8 @@ class Samples:
     files: Files | None = None
     pixels: torch.Tensor | None = None
     keys: np.ndarray = field(default_factory=lambda: np.zeros(0, KEY))
+    listed: str = ""
+    lines: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -40,6 +43,7 @@ class Samples:
             labels=self.labels[rows],
             pixels=None if self.pixels is None else self.pixels[torch.from_numpy(rows)],
             keys=self.keys[rows] if len(self.keys) else self.keys,
+            lines=self.lines[rows] if len(self.lines) else self.lines,
         )
 
     @property
@@ -50,6 +54,10 @@ class Samples:
     def where(self, row: int) -> str:
         """How a message names the sample."""
         return self.files.where(self.paths[row]) if self.files else self.paths[row]
+
+    def line(self, row: int) -> str:
+        """The list and line that name the sample, such as train.txt:12; "" where none does."""
+        return f"{self.listed}:{self.lines[row]}" if len(self.lines) else ""
 
 
 def joined(parts: Sequence[Samples]) -> Samples:
@@ -81,7 +89,8 @@ def arrangement_of(samples: Samples) -> str:
 class Pictures:
     """A data set: its classes, fixed once by name, and its splits.
 
-    `notes` are things the user should hear that do not stop the work.
+    `notes` are things the user should hear that do not stop the work; `left_out` lists what cannot
+    be read, `without` what a table of issues names.
     """
 
     name: str
@@ -89,6 +98,7 @@ class Pictures:
     splits: dict[str, Samples]
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[tuple[str, Samples]]:
         """(name, samples) of the splits that hold pictures, in their order."""
@@ -123,7 +133,7 @@ class Pictures:
         """For each split SHA-256 over its samples' contents and classes in their order."""
         return {name: arrangement_of(samples) for name, samples in self}
 
-    def without(self, *names: str) -> "Pictures":
+    def holding_back(self, *names: str) -> "Pictures":
         """The pictures without these splits."""
         kept = {name: samples for name, samples in self.splits.items() if name not in names}
         return replace(self, splits=kept)

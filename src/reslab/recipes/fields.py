@@ -40,6 +40,12 @@ def _members(annotation: Any) -> list[Any]:
     return [annotation]
 
 
+def number_kind(annotation: Any) -> type[int] | type[float] | None:
+    """int or float where a field holds a number of any size, None where it holds no such."""
+    members = _members(annotation)
+    return next((kind for kind in (float, int) if kind in members), None)
+
+
 def messages(error: ValidationError, fields: Fields) -> list[str]:
     """One line a problem: the dotted field, what it holds, what it may hold."""
     lines = {}

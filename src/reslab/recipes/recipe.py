@@ -10,130 +10,30 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import tomli_w
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from reslab.errors import InputError, nearest
-from reslab.pictures.settings import (
-    Augmentation,
-    Averaging,
-    Interpolation,
-    Mean,
-    Mode,
-    Size,
-    Std,
-)
+from reslab.pictures.settings import Augmentation, Averaging, Splitting
 from reslab.recipes.fields import fields_of, from_text, messages
-
-LARGEST_RATE = 1e38  # what float32 holds
-LARGEST_COUNT = 10**9
-
-Count = Annotated[int, Field(gt=0, le=LARGEST_COUNT)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-class Inputs(_Part):
-    """[preprocess] Fields left out come from the pretrained weights, else from the data."""
-
-    size: Size | None = None
-    """Height and width that the network sees."""
-    mode: Mode | None = None
-    """How a picture is brought to the size: squashed, cropped in the middle, or letterboxed."""
-    interpolation: Interpolation | None = None
-    """How a picture is resized; always antialiased."""
-    crop_fraction: float | None = Field(default=None, gt=0, le=1)
-    """With mode crop, the share of the shorter side that is kept."""
-    channels: Literal[1, 3] | None = None
-    """1 for grey, 3 for colour."""
-    mean: tuple[Mean, ...] | None = None
-    """Taken from each channel, in [0, 1]."""
-    std: tuple[Std, ...] | None = None
-    """What each channel is then divided by."""
-
-
-class Optimizer(_Part):
-    """[optimizer]
-
-    With "muon", lr, momentum and nesterov hold for the convolutions' weights, which need no decay;
-    the others are trained by SGD with Nesterov momentum `sgd_momentum`, and `weight_decay` is the
-    share of their weights that a step at the peak rate takes away.
-    """
-
-    name: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
-    """The optimiser; torch's own, but for Muon."""
-    lr: float = Field(default=0.01, gt=0, le=LARGEST_RATE)
-    """Learning rate; the peak where the schedule has one."""
-    bias_lr: float | None = Field(default=None, gt=0, le=LARGEST_RATE)
-    """A rate of their own for the biases, batch norms' included; else lr."""
-    head_lr: float | None = Field(default=None, gt=0, le=LARGEST_RATE)
-    """A rate of its own for the last layer; else lr."""
-    layer_decay: float = Field(default=1, gt=0, le=1)
-    """Each block of layers learns at this share of the rate of the block after it."""
-    momentum: float = Field(default=0, ge=0, lt=1)
-    """Momentum of SGD and Muon."""
-    sgd_momentum: float = Field(default=0.85, gt=0, lt=1)
-    """With Muon, the momentum of what is no convolution."""
-    nesterov: bool = False
-    """Nesterov's form of the momentum."""
-    weight_decay: float = Field(default=0, ge=0, le=LARGEST_RATE)
-    """As torch's optimiser of the name has it."""
-
-    @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> Self:
-        if self.nesterov and not (self.name in ("sgd", "muon") and self.momentum > 0):
-            raise ValueError("nesterov needs name = 'sgd' or 'muon' and a momentum above 0")
-        return self
-
-
-class Schedule(_Part):
-    """[schedule] How the learning rate goes over the run."""
-
-    name: Literal["constant", "one-cycle", "cosine", "linear", "step"] = "constant"
-    """The curve; see reslab.learning.schedules."""
-    warmup: float = Field(default=0, ge=0, lt=1)
-    """The share of the steps over which the rate rises from near 0."""
-    every: Count = 25
-    """With step, after how many epochs the rate is multiplied by gamma."""
-    gamma: float = Field(default=0.5, gt=0, le=1)
-    """With step, by what the rate is multiplied."""
-
-
-class Split(_Part):
-    """[split] What is carved from train where the data lacks it."""
-
-    validation: float = Field(default=0.1, ge=0, le=LARGEST_COUNT)
-    """For validation: a fraction below 1, or a number of pictures."""
-    test: float = Field(default=0.2, ge=0, le=LARGEST_COUNT)
-    """For the test: a fraction below 1, or a number of pictures."""
-    seed: Seed = 0
-    """Its own, so that the split is the same over runs of different training seeds."""
-
-    @field_validator("validation", "test")
-    @classmethod
-    def _fraction_or_count(cls, amount: float) -> float:
-        if amount > 1 and amount != int(amount):
-            raise ValueError("a fraction below 1 or a whole number of pictures")
-        return amount
+from reslab.recipes.groups import (
+    LARGEST_COUNT,
+    Count,
+    Group,
+    Inputs,
+    Mixing,
+    Optimizer,
+    Progressive,
+    Schedule,
+    Seed,
+    Split,
+)
 
 
 def _as_text(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-class Recipe(_Part):
+class Recipe(Group):
     """A whole training run as data."""
 
     SHORT_NAMES: ClassVar[dict[str, str]] = {"lr": "optimizer.lr"}
@@ -176,6 +76,9 @@ class Recipe(_Part):
     """Pictures a forward pass where nothing trains."""
     shuffle: bool = True
     """Whether each epoch has an order of its own."""
+    folds: int = Field(default=0, ge=0, le=1000)
+    """Judge a solved head's strengths by cross-validation in so many folds of the training
+    pictures, and carve no validation split; for few photos. 0 carves one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto is bf16 where the machine has it, it agrees with fp32, and it is measured to pay."""
     label_smoothing: float = Field(default=0, ge=0, lt=1)
@@ -183,6 +86,13 @@ class Recipe(_Part):
     ema_decay: float = Field(default=0, ge=0, lt=1)
     """Judge and keep an exponential moving average of the weights with this decay a step, such as
     0.999; 0 is none."""
+    drop_path: float = Field(default=0, ge=0, lt=1)
+    """Stochastic depth: the chance that a picture skips the last residual branch in a step; earlier
+    branches have their share of it by depth. 0 is none."""
+    patience: Count | None = None
+    """Stop after so many epochs without a better one on the validation split; never if left out.
+    Where the rate falls over the whole run the best epochs come last: leave it out, or be patient.
+    """
     averaging: Averaging = "none"
     """Over which views of a picture the finished model averages its class scores."""
     checkpoint_every: str = "1epoch"
@@ -191,6 +101,8 @@ class Recipe(_Part):
     augment: Augmentation = Augmentation()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
+    mix: Mixing = Mixing()
+    progressive: Progressive = Progressive()
     split: Split = Split()
 
     @model_validator(mode="after")
@@ -203,12 +115,44 @@ class Recipe(_Part):
             raise ValueError("head = 'solved' works on cached features; set head = 'trained'")
         return self
 
+    @model_validator(mode="after")
+    def _means_have_an_effect(self) -> Self:
+        mixes = bool(self.mix.mixup or self.mix.cutmix)
+        grows = self.progressive.start < 1
+        cached = self.frozen and self.features == "cached"
+        drawn = self.augment.policy != "none" or bool(self.augment.erase)
+        of_steps = {
+            "mix": mixes,
+            "progressive": grows,
+            "drop_path": bool(self.drop_path),
+            "patience": self.patience is not None,
+            "optimizer.clip_norm": bool(self.optimizer.clip_norm),
+        }
+        if self.solves and any(of_steps.values()):
+            names = ", ".join(name for name, given in of_steps.items() if given)
+            raise ValueError(f"a head that is solved takes no steps: {names} needs --head trained")
+        if cached and (self.mix.cutmix or grows):
+            name = "mix.cutmix" if self.mix.cutmix else "progressive.start"
+            raise ValueError(f"{name} changes pictures, and features are cached: --features online")
+        if self.train_from == "head" and self.drop_path:
+            raise ValueError("drop_path needs residual branches that train: --train-from a layer")
+        if self.frozen and self.views == 0 and drawn:
+            raise ValueError("augment.policy and augment.erase need drawn views: --views 1 or more")
+        return self
+
     @field_validator("checkpoint_every")
     @classmethod
     def _interval(cls, text: str) -> str:
         if not re.fullmatch(r"[1-9]\d*(epochs?|steps?|min)", text):
             raise ValueError("such as 1epoch, 20steps or 5min")
         return text
+
+    @field_validator("folds")
+    @classmethod
+    def _folds_leave_some(cls, folds: int) -> int:
+        if folds == 1:
+            raise ValueError("2 or more, such as 5; or 0 for none")
+        return folds
 
     @field_validator("name")
     @classmethod
@@ -231,6 +175,13 @@ class Recipe(_Part):
     def frozen_start(self) -> bool:
         """Whether pretrained layers train on from a head that is solved first."""
         return self.head == "solved" and self.train_from != "head" and self.weights != "none"
+
+    @property
+    def splitting(self) -> Splitting:
+        """What is carved from train: nothing for validation where folds judge."""
+        split = self.split
+        validation = 0 if self.folds else split.validation
+        return Splitting(validation, split.test, split.seed, split.together)
 
     @property
     def training_augmentation(self) -> Augmentation:

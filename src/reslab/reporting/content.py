@@ -173,7 +173,7 @@ def gather(run: Run, pictures: Pictures | None) -> Content:
         watched=looks - len(looks_of(run.path)),
         network=measure(model.network, model.spec),
         recipe=run.recipe().to_toml(),
-        command=command_of(info),
+        command=command_of(info["source"], by_plan=info.get("by_plan", False)),
         samples=samples,
         mistakes=mistakes,
         has_pictures=pictures is not None,
@@ -187,14 +187,16 @@ def _refuse_another_order(answers: list[Answer], pictures: Pictures) -> None:
         raise InputError("predictions.csv does not name the test pictures in their order")
 
 
-def command_of(info: dict[str, Any]) -> str:
-    """The command that trains this run again, given in its folder."""
-    by = ["--plan", "plan.toml"] if info.get("by_plan") else ["--recipe", "recipe.toml"]
-    words = ["reslab", "train", info["source"]["data"], *by]
+def command_of(
+    source: dict[str, Any], recipe: str = "recipe.toml", *, by_plan: bool = False
+) -> str:
+    """The command that trains a recipe on data; without its place, given in the run's folder."""
+    by = ["--plan", "plan.toml"] if by_plan else ["--recipe", recipe]
+    words = ["reslab", "train", source["data"], *by]
     for name in ("test", "val", "root", "data_root"):
-        if info["source"].get(name):
-            words += [f"--{name.replace('_', '-')}", info["source"][name]]
-    if info["source"].get("leave_out_unreadable"):
+        if source.get(name):
+            words += [f"--{name.replace('_', '-')}", source[name]]
+    if source.get("leave_out_unreadable"):
         words.append("--leave-out-unreadable")
     return shlex.join(words)
 

@@ -65,12 +65,9 @@ def report(
 def pictures_of(run: Run, display: Display) -> Pictures | None:
     """The pictures a run was trained on, split as they were; None if they changed, and says so."""
     try:
-        split = run.recipe().split
+        recipe = run.recipe()
         pictures, _ = complete_splits(
-            run.source.read(display.track),
-            validation=split.validation,
-            test=split.test,
-            seed=split.seed,
+            run.source.read(display.track), recipe.splitting, display.track
         )
     except InputError as error:
         display.warn(f"the report shows no pictures: {str(error).splitlines()[0]}")

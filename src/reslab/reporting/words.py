@@ -6,10 +6,11 @@ import os
 from markupsafe import Markup, escape
 
 from reslab.errors import InputError
+from reslab.reporting.check_words import CHECK_TEXTS
 
 LANGUAGES = {"en": "en", "zh": "zh-Hans"}  # as options name them, and as HTML does
 
-_TEXTS: dict[str, tuple[str, str]] = {
+_TEXTS: dict[str, tuple[str, str]] = CHECK_TEXTS | {
     "report_title": ("{recipe} on {data}", "{recipe}，数据 {data}"),
     "comparison_title": ("{n} runs compared", "{n} 次训练的比较"),
     "contents": ("Contents", "目录"),
@@ -31,6 +32,12 @@ _TEXTS: dict[str, tuple[str, str]] = {
         " so flatter, the network named {correct} correctly.",
         "这次训练没有测试集。在 {n} 张验证图片中（它们也用来挑选权重，所以结果偏高），网络认对了"
         " {correct} 张。",
+    ),
+    "result_folds": (
+        "This run has no test split. Cross-validated, {correct} of {n} training pictures were named"
+        " correctly by heads solved without them; the strength was chosen so too, so it flatters.",
+        "这次训练没有测试集。交叉验证：{n} 张训练图片中，未见过它们的分类头认对了 {correct} 张；"
+        "正则化强度也由此选出，所以结果偏高。",
     ),
     "result_none": (
         "This run has neither a test nor a validation split: nothing says how good it is.",
@@ -78,6 +85,15 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "carved": (
         "Carved from the training pictures, as the data had none of its own: {splits}.",
         "数据本身没有、从训练图片中划出的部分：{splits}。",
+    ),
+    "folds": (
+        "Validation is cross-validated in {folds} folds: {n} training pictures, each judged by"
+        " heads solved without its fold.",
+        "验证采用 {folds} 折交叉验证：{n} 张训练图片，每张都由未用其所在折求解的分类头来评判。",
+    ),
+    "not_judged": (
+        "Not judged, as they have one training picture alone: {classes}.",
+        "只有一张训练图片、无法评判的类别：{classes}。",
     ),
     "class": ("class", "类别"),
     "train": ("training", "训练"),
@@ -171,6 +187,16 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "Probabilities were divided by a temperature of {temperature}, fitted on the validation"
         " split.",
         "概率已除以温度 {temperature}，由验证集拟合。",
+    ),
+    "temperature_folds": (
+        "Probabilities were divided by a temperature of {temperature}, fitted on cross-validated"
+        " training pictures.",
+        "概率已除以温度 {temperature}，由交叉验证的训练图片拟合。",
+    ),
+    "temperature_kept_folds": (
+        "They are shown as the network gives them: cross-validation did not clearly call for"
+        " another temperature.",
+        "概率按网络给出的显示：交叉验证没有明确要求另一个温度。",
     ),
     "temperature_kept": (
         "They are shown as the network gives them: the validation split did not clearly call for"

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reslab.disk import append_safely, read_regular, refuse_unwritable_name, user_path, write_safely
+from reslab.disk import (
+    append_safely,
+    read_regular,
+    real_path,
+    refuse_unwritable_name,
+    user_path,
+    write_safely,
+)
 from reslab.errors import InputError
 from reslab.networks.model_file import MODEL_FILE
 from reslab.pictures.data_source import DataSource
@@ -19,6 +26,7 @@ from reslab.run.lock import LOCK_FILE
 _LEFTOVER = re.compile(r"\.[\w-]+\.(toml|json|jsonl|safetensors|csv|png|html)\.\d+\.tmp")
 _NUMBERS = re.compile(r"\[\n\s+([-+.\deE,\s]+?)\s*\]")  # a list of numbers takes one line
 _OWN_NAME = re.compile(r"(checkpoints/|tensorboard/)?[\w-]+(\.[\w-]+)+")
+RATE_FILES = ("lr.csv", "lr.png")  # of a range test, which may come before a run
 _FILES_OF_0_1_0 = (
     *["recipe.toml", "history.jsonl", MODEL_FILE, "predictions.csv", "curves.png", "preview.png"],
     *[f"checkpoints/{name}.safetensors" for name in ("last", "previous", "best")],
@@ -137,7 +145,9 @@ class Run:
         checkpoints = self.path / "checkpoints"
         begun = checkpoints.is_dir() and not any(checkpoints.iterdir())
         held = {name for name in held if not (begun and _LEFTOVER.fullmatch(name))}
-        others = sorted(held - {LOCK_FILE, *(("recipe.toml", "checkpoints") if begun else ())})
+        others = sorted(
+            held - {LOCK_FILE, *RATE_FILES, *(("recipe.toml", "checkpoints") if begun else ())}
+        )
         if others:
             raise InputError(
                 f"{self.path}: holds files and no run ({others[0]}, ...); name another --out"
@@ -239,3 +249,9 @@ def new_run_folder(recipe: str, data: str) -> Path:
             continue
         return path
     raise AssertionError("numbers do not end")
+
+
+def refuse_inside_data(out: Path, data: Path, what: str = "run folder") -> None:
+    """A folder inside a data folder would be a class of it the next time. Raises InputError."""
+    if data.is_dir() and real_path(out).is_relative_to(real_path(data)):
+        raise InputError(f"the {what} {out} lies inside the data {data}; name another --out")

@@ -73,6 +73,7 @@ class Info(_Part):
     began: str | None = None
     files: list[str] | None = None
     arrangement: dict[str, str] = {}
+    without: list[str] = []
     class_counts: dict[str, list[int]] = {}
     tensorboard: bool = False
     by_plan: bool = False
@@ -88,6 +89,7 @@ class Info(_Part):
     validation: Scores | None = None
     epochs: int | None = None
     best_epoch: int | None = None
+    stopped_early: bool = False
     strengths: int | None = None
     best_strength: float | None = None
 

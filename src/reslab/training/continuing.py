@@ -8,10 +8,21 @@ from reslab.training.description import circumstances, digest_of
 from reslab.training.preparation import Prepared
 
 
-def refuse_extension(recipe: Recipe, epochs: int) -> None:
+def refuse_extension(run: Run, recipe: Recipe, epochs: int) -> None:
     """Raise InputError if the run cannot simply go on to so many epochs."""
     if epochs < recipe.epochs:
         raise InputError(f"--epochs {epochs}: the run is to go {recipe.epochs} epochs already")
+    made, best = run.info.get("epochs") or 0, run.info.get("best_epoch") or 0
+    if recipe.patience and run.finished and made - 1 - best >= recipe.patience:
+        raise InputError(
+            f"--epochs {epochs}: none of {recipe.patience} epochs after epoch {best} was better,"
+            " so patience ends the run here whatever --epochs says; train anew with more --patience"
+        )
+    if recipe.progressive.start < 1:
+        raise InputError(
+            f"--epochs {epochs}: the pictures' sizes span the whole run, so more epochs would be"
+            " another run; train anew with --epochs"
+        )
     if recipe.solves:
         raise InputError(
             f"--epochs {epochs}: a solved head's path spans the whole run, so more epochs would be"

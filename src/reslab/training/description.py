@@ -3,7 +3,7 @@
 import hashlib
 import platform
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +18,8 @@ from reslab.recipes.recipe import Recipe
 from reslab.run.display import Display
 from reslab.run.folder import Run
 from reslab.training.preparation import Prepared
+
+FEW = 30  # validation pictures, of which a choice is mostly luck
 
 
 def description(
@@ -45,6 +47,7 @@ def description(
         },
         "carved": list(prepared.carved),
         "left_out": list(pictures.left_out),
+        "without": list(pictures.without),
         "notes": list(pictures.notes),
         "fingerprint": prepared.fingerprint,
         "arrangement": pictures.arrangement(),
@@ -82,10 +85,21 @@ def digest_of(network: nn.Module, names: tuple[str, ...]) -> str:
 def announce(run: Run, prepared: Prepared, display: Display) -> None:
     """Say what is about to be done, and what the user should know of the data."""
     pictures, recipe, info = prepared.pictures, prepared.recipe, run.info
-    counts = ", ".join(f"{count:,} {name}" for name, count in pictures.counts().items())
+    counted = pictures.counts()
+    counts = ", ".join(f"{count:,} {name}" for name, count in counted.items())
     display.say(f"data       {pictures.name}: {len(pictures.classes)} classes; {counts}")
     if prepared.carved:
         display.say(f"           {' and '.join(prepared.carved)} carved from train")
+    if "validation" in prepared.carved and recipe.solves and counted["validation"] < FEW:
+        display.say(
+            f"           validation has only {counted['validation']} pictures: --folds 5 would"
+            f" judge on all {counted['train'] + counted['validation']}"
+        )
+    if prepared.folds is not None:
+        display.say(
+            f"           validation is cross-validated: {len(prepared.folds.judged):,} training"
+            f" pictures in {prepared.folds.count} folds, each judged by heads solved without it"
+        )
     trains = {
         "all": "all weights",
         "head": "the head on a frozen backbone",
@@ -107,11 +121,18 @@ def announce(run: Run, prepared: Prepared, display: Display) -> None:
         display.warn(f"{len(pictures.left_out):,} unreadable picture(s) left out, see run.json")
 
 
+def without_part(names: Iterable[str]) -> list[str]:
+    """Those fields, by dotted name, that a solved head does not look at."""
+    parts = ("optimizer", "schedule", "batch_size", "micro_batch", "label_smoothing", "ema_decay")
+    return [name for name in names if name.split(".")[0] in parts]
+
+
 def say_what_has_no_part(recipe: Recipe, changes: Mapping[str, Any], display: Display) -> None:
     """Tell who has set options that a solved head does not look at."""
-    parts = ("optimizer", "schedule", "batch_size", "micro_batch", "label_smoothing", "ema_decay")
-    given = [name for name in changes if recipe.solves and name.split(".")[0] in parts]
+    given = without_part(changes) if recipe.solves else []
     if given:
         display.warn(
             f"the head is solved: {', '.join(given)} has no part in it, but with --head trained"
         )
+    if recipe.folds and float(changes.get("split.validation", 0)) > 0:
+        display.warn("--folds carves no validation split: split.validation has no part in it")

@@ -16,7 +16,8 @@ from reslab.pictures.reading import in_threads, read_picture
 from reslab.pictures.settings import SMALL, Augmentation
 from reslab.pictures.table import Pictures, Samples
 from reslab.recipes.files import load_recipe
-from reslab.recipes.recipe import Inputs, Recipe
+from reslab.recipes.groups import Inputs
+from reslab.recipes.recipe import Recipe
 
 _PEEKED = 64
 _LARGE = 2048  # pixels a side: beyond it a JPEG's exact size decides nothing

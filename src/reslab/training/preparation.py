@@ -10,16 +10,18 @@ from torch import nn
 
 from reslab.errors import InputError
 from reslab.features.freezing import check_solvable, freeze
+from reslab.learning.parts.growing import sizes_of
 from reslab.learning.precision import choose_precision
 from reslab.networks.catalogue import OURS, NetworkSpec, build_network
 from reslab.networks.cutting import Cut
 from reslab.networks.fast import Whitening
 from reslab.networks.pretrained import load_pretrained
+from reslab.networks.stochastic_depth import mark_branches
 from reslab.pictures import draws
 from reslab.pictures.batches import Batch, Batches, TrainingBatches, evaluation_batches
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.reading import Track, untracked
-from reslab.pictures.splitting import complete_splits, split_notes
+from reslab.pictures.splitting import Folds, complete_splits, folds_of, kept_together, split_notes
 from reslab.pictures.store import PixelStore
 from reslab.pictures.table import Pictures
 from reslab.recipes.recipe import Recipe
@@ -35,10 +37,12 @@ class Prepared:
     trained: the network, or its part after the cut where what comes before it is cached.
     pixels: training pictures as augmented; `batches` are these, or the cached features of them.
     evaluation: for each split, how to get batches of it for `trained`.
+    folds: of the training pictures, where these judge instead of a validation split.
     """
 
     pictures: Pictures
     carved: tuple[str, ...]
+    folds: Folds | None
     recipe: Recipe
     preprocessing: Preprocessing
     spec: NetworkSpec
@@ -74,11 +78,10 @@ def prepare(
     held_back: splits that are not to be seen. fill: decode pictures now that all epochs need.
     """
     fingerprint = pictures.fingerprint()
-    split = recipe.split
-    whole, carved = complete_splits(
-        pictures, validation=split.validation, test=split.test, seed=split.seed
-    )
-    whole = whole.with_notes(*split_notes(whole)).without(*held_back)
+    whole, carved = complete_splits(pictures, recipe.splitting, track)
+    whole = whole.with_notes(*split_notes(whole)).holding_back(*held_back)
+    folds, unjudged = cross_validation(whole, recipe, track)
+    whole = whole.with_notes(*unjudged)
     recipe = complete_inputs(recipe, whole)
     preprocessing = preprocessing_of(recipe)
     spec = NetworkSpec(
@@ -87,6 +90,9 @@ def prepare(
     network = _network(spec, recipe)
     parts, note = freeze(network, recipe)
     check_solvable(network, recipe)
+    _refuse_without_effect(network, spec, recipe, whole)
+    if recipe.drop_path:
+        mark_branches(network, recipe.network, recipe.drop_path)
     whole = whole.with_notes(*note)
     cached = parts if recipe.features == "cached" else None
     if cached and recipe.averaging != "none":
@@ -102,11 +108,11 @@ def prepare(
     whole = whole.with_notes(*{store.note for store in stores.values() if store.note})
     if recipe.weights == "none":
         fit_first_layer(network, batches, recipe.seed)
-    if smallest_pass(recipe, batches) == 1 and recipe.norms_learn:
-        _refuse_lone_picture(network, spec, recipe.batch_size)
+    _refuse_lone_picture(network, spec, recipe, batches)
     return Prepared(
         pictures=whole,
         carved=carved,
+        folds=folds,
         recipe=recipe,
         preprocessing=preprocessing,
         spec=spec,
@@ -123,6 +129,51 @@ def prepare(
     )
 
 
+def cross_validation(
+    pictures: Pictures, recipe: Recipe, track: Track
+) -> tuple[Folds | None, tuple[str, ...]]:
+    """The folds that a recipe asks for, and what to note: classes that no fold can judge.
+
+    Raises InputError where folds have no place.
+    """
+    if not recipe.folds:
+        return None, ()
+    if not recipe.solves:
+        raise InputError(
+            f"--folds {recipe.folds} is for a head that is solved and alone trains: set"
+            " --train-from head --head solved, as the recipe photos does, or leave --folds out"
+        )
+    if "validation" in pictures.splits:
+        raise InputError(
+            f"--folds {recipe.folds}: {pictures.name} has a validation split of its own, which"
+            " judges; leave --folds out, or move its pictures to train"
+        )
+    train = pictures.train()
+    numbers = kept_together(train, recipe.split.together, track)
+    folds = folds_of(train, recipe.folds, recipe.split.seed, numbers)
+    names = unjudged_classes(folds, pictures)
+    if not len(folds.judged):
+        raise InputError(
+            f"--folds {recipe.folds}: no class of {pictures.name} has two different training"
+            " pictures, so none can be judged by what the others teach; leave --folds out and set"
+            " --split.validation 0"
+        )
+    if not names:
+        return folds, ()
+    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    return folds, (
+        f"{len(names)} of the classes have one training picture each (or copies of one), which no"
+        f" fold can judge, so the validation score leaves them out: {shown}",
+    )
+
+
+def unjudged_classes(folds: Folds, pictures: Pictures) -> list[str]:
+    """The classes with training pictures of which none can be judged out of its fold."""
+    labels = pictures.splits["train"].labels
+    left = set(labels.tolist()) - set(labels[folds.judged].tolist())
+    return [pictures.classes[label] for label in sorted(left)]
+
+
 def _network(spec: NetworkSpec, recipe: Recipe) -> nn.Module:
     """The network with the weights that the recipe starts from."""
     if recipe.frozen and recipe.weights == "none":
@@ -136,6 +187,33 @@ def _network(spec: NetworkSpec, recipe: Recipe) -> nn.Module:
     network = network.to(memory_format=torch.channels_last)
     _try_once(network, spec)
     return network
+
+
+def _refuse_without_effect(
+    network: nn.Module, spec: NetworkSpec, recipe: Recipe, pictures: Pictures
+) -> None:
+    """Refuse what this data or this network leaves no room for. Raises InputError."""
+    if recipe.patience is not None and "validation" not in pictures.splits:
+        raise InputError(
+            f"patience = {recipe.patience}: there is no validation split to say when to stop; set"
+            " --split.validation, or leave patience out"
+        )
+    smaller = [size for size in sizes_of(recipe, spec.size) if size != spec.size]
+    height, width = spec.size
+    if recipe.progressive.start < 1 and not smaller:
+        raise InputError(
+            f"progressive.start = {recipe.progressive.start}: no epoch would have a size below"
+            f" {height}x{width}; set a smaller --progressive.multiple than"
+            f" {recipe.progressive.multiple}, or more --epochs"
+        )
+    for size in smaller:
+        try:
+            _try_once(network, replace(spec, size=size))
+        except InputError as error:
+            raise InputError(
+                f"progressive.start = {recipe.progressive.start}: {error}; leave it out, or use a"
+                " network that pools over the whole picture, such as small-resnet or resnet18"
+            ) from None
 
 
 def _stores(
@@ -184,6 +262,19 @@ def with_precision(prepared: Prepared, device: str) -> tuple[Prepared, str]:
     return replace(prepared, recipe=recipe.with_fields({"precision": precision})), reason
 
 
+def with_learning(prepared: Prepared, recipe: Recipe) -> Prepared:
+    """The same preparation for a recipe that differs in how it learns alone; nothing is read.
+
+    The network is the same one, as it stands.
+    """
+    recipe = recipe.model_copy(update={"preprocess": prepared.recipe.preprocess})
+    size, shuffle = recipe.batch_size, recipe.shuffle
+    pixels = prepared.pixels.dealt(size, shuffle=shuffle)
+    _refuse_lone_picture(prepared.network, prepared.spec, recipe, pixels)
+    batches = prepared.batches.dealt(size, shuffle=shuffle)
+    return replace(prepared, recipe=recipe, pixels=pixels, batches=batches)
+
+
 def smallest_pass(recipe: Recipe, batches: TrainingBatches) -> int:
     """How many pictures go through the network together, at least."""
     passes = -(-batches.smallest // (recipe.micro_batch or batches.smallest))
@@ -217,13 +308,17 @@ def _try_once(network: nn.Module, spec: NetworkSpec) -> None:
         raise InputError(f"{spec.name} gives no scores of {spec.classes} classes")
 
 
-def _refuse_lone_picture(network: nn.Module, spec: NetworkSpec, batch_size: int) -> None:
+def _refuse_lone_picture(
+    network: nn.Module, spec: NetworkSpec, recipe: Recipe, batches: TrainingBatches
+) -> None:
     """Refuse a batch of one where batch norm would have one value a channel to go by."""
+    if smallest_pass(recipe, batches) > 1 or not recipe.norms_learn:
+        return
     shapes = copy.deepcopy(network).to("meta").train()
     try:
-        shapes(torch.empty(1, spec.channels, *spec.size, device="meta"))
+        shapes(torch.empty(1, spec.channels, *sizes_of(recipe, spec.size)[0], device="meta"))
     except ValueError:
         raise InputError(
-            f"with --batch-size {batch_size} a batch holds one picture, which the batch norm of"
-            f" {spec.name} cannot train on at this size; set a larger --batch-size"
+            f"with --batch-size {recipe.batch_size} a batch holds one picture, which the batch norm"
+            f" of {spec.name} cannot train on at this size; set a larger --batch-size"
         ) from None

@@ -46,12 +46,7 @@ def preview(
     (chosen or Recipe()).with_fields(changes)
     pictures = DataSource.named(data, taken(options, DataSource)).read()
     chosen = (chosen or default_recipe(pictures)).with_fields(changes)
-    pictures, _ = complete_splits(
-        pictures,
-        validation=chosen.split.validation,
-        test=chosen.split.test,
-        seed=chosen.split.seed,
-    )
+    pictures, _ = complete_splits(pictures, chosen.splitting)
     chosen = complete_inputs(chosen, pictures)
     preprocessing = preprocessing_of(chosen)
     train = pictures.splits["train"]

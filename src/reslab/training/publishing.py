@@ -9,12 +9,15 @@ import torch
 from torch import nn
 
 from reslab.errors import InputError
-from reslab.judging.calibration import calibrate
+from reslab.judging.calibration import Calibration, calibrate, fit_temperature
 from reslab.judging.metrics import Judged, measured, overall
+from reslab.learning.solved import fold_heads
 from reslab.networks.folding import folded
 from reslab.networks.inference import as_input, logits_of
+from reslab.pictures.splitting import Folds
 from reslab.run.looks import note_look
 from reslab.training.description import digest_of
+from reslab.training.preparation import unjudged_classes
 from reslab.training.run_files import Outcome, write_files
 from reslab.training.session import Session
 
@@ -31,7 +34,9 @@ def publish(session: Session, *, fast: bool = False) -> None:
     results: dict[str, Any] = {"test": None, "validation": None}
     outcome = Outcome(run, prepared.pictures)
     network = _folded(session) if fast else prepared.trained
-    if "validation" in prepared.evaluation:
+    if prepared.folds is not None:
+        results["validation"] = _judge_out_of_fold(session, prepared.folds, outcome)
+    elif "validation" in prepared.evaluation:
         results["validation"] = _judge(session, network, "validation", outcome)
     session.publish_best(outcome.calibration)
     if "test" in prepared.evaluation:
@@ -75,6 +80,25 @@ def _judge(session: Session, network: nn.Module, split: str, outcome: Outcome) -
         found |= {"averaging": views, "without_averaging": overall(logits, labels, judged)}
         _refuse_diverged(found["without_averaging"]["loss"], split)
     return found
+
+
+def _judge_out_of_fold(session: Session, folds: Folds, outcome: Outcome) -> dict[str, Any]:
+    """What is measured of heads solved without a fold each, on the pictures left out of each.
+
+    They fit the temperature too. They are no sets: what those promise is of one model's own
+    probabilities of pictures it never saw, and the head that is kept has seen all of these.
+    """
+    pictures = session.prepared.pictures
+    logits = fold_heads(session.state).best_logits
+    samples = pictures.splits["train"].take(folds.judged)
+    labels = torch.from_numpy(samples.labels)
+    outcome.calibration = Calibration(fit_temperature(logits, labels))
+    judged = Judged(samples, pictures.classes, outcome.calibration.temperature)
+    outcome.judged["validation"], outcome.logits["validation"] = judged, logits
+    return measured(logits, labels, judged) | {
+        "folds": folds.count,
+        "not_judged": unjudged_classes(folds, pictures),
+    }
 
 
 def _refuse_diverged(loss: float, split: str) -> None:

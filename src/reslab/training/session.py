@@ -25,6 +25,16 @@ from reslab.training.preparation import Prepared
 from reslab.training.run_files import Outcome, write_files
 
 
+def new_state(prepared: Prepared, device: str) -> TrainingState:
+    """The state before the first step, on the device."""
+    recipe = prepared.recipe
+    network, trained = prepared.network.to(device), prepared.trained.to(device)
+    head = head_prefix(recipe.network, network)
+    optimizer = build_optimizer(recipe.optimizer, trained, head)
+    parts = build_parts(recipe, trained, prepared.spec.classes)
+    return TrainingState(trained, optimizer, parts)
+
+
 @dataclass
 class Session:
     """A run, what it works with, and where it stands; `began` is when, by time.perf_counter.
@@ -45,12 +55,7 @@ class Session:
         cls, run: Run, prepared: Prepared, device: str, display: Display, began: float
     ) -> "Session":
         """With a state as it is before the first step."""
-        recipe = prepared.recipe
-        network, trained = prepared.network.to(device), prepared.trained.to(device)
-        head = head_prefix(recipe.network, network)
-        optimizer = build_optimizer(recipe.optimizer, trained, head)
-        state = TrainingState(trained, optimizer, build_parts(recipe, trained))
-        return cls(run, prepared, device, display, began, state)
+        return cls(run, prepared, device, display, began, new_state(prepared, device))
 
     def start(self, *, fresh: bool) -> None:
         """Save the first state, or go back to the last one that was saved."""
@@ -74,12 +79,10 @@ class Session:
     def model(self, calibration: Calibration | None = None) -> Model:
         """What the model file says beside its weights."""
         calibration = calibration or Calibration()
-        prepared, split = self.prepared, self.prepared.recipe.split
+        prepared = self.prepared
         origin = SplitOrigin(
             fingerprint=prepared.fingerprint,
-            validation=split.validation,
-            test=split.test,
-            seed=split.seed,
+            **prepared.recipe.splitting._asdict(),
         )
         return Model(
             prepared.network,
@@ -123,7 +126,12 @@ class Session:
         solved = None
         if recipe.solves and progress.best_epoch >= 0:
             solved = strengths(recipe.epochs)[progress.best_epoch]
-        called: dict[str, Any] = {"epochs": progress.epoch, "best_epoch": progress.best_epoch}
+        called: dict[str, Any] = {
+            "epochs": progress.epoch,
+            "best_epoch": progress.best_epoch,
+            "stopped_early": progress.epoch < recipe.epochs
+            and progress.waited_out(recipe.patience),
+        }
         if recipe.solves:
             called = {"strengths": progress.epoch, "best_strength": solved, "best_epoch": None}
         seconds = earlier["seconds"]

@@ -10,11 +10,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from reslab.disk import real_path, user_path
-from reslab.errors import InputError
+from reslab.disk import user_path
+from reslab.judging.scoring import Evaluations
 from reslab.learning.device import choose_device, set_up
 from reslab.learning.loop import train_epochs
-from reslab.learning.state import Milestone, Step
+from reslab.learning.state import Milestone, Step, TrainingState
 from reslab.options import refuse_unknown, taken, taking
 from reslab.pictures.data_source import DataSource
 from reslab.process import began_at, training_alone
@@ -22,7 +22,7 @@ from reslab.recipes.files import load_recipe
 from reslab.recipes.recipe import Recipe, changes_of
 from reslab.reporting.words import choose_language
 from reslab.run.display import Display
-from reslab.run.folder import Run, new_run_folder, open_run
+from reslab.run.folder import Run, new_run_folder, open_run, refuse_inside_data
 from reslab.run.interruption import catching_signals
 from reslab.run.lock import holding
 from reslab.training.anytime.plan import Plan
@@ -32,7 +32,7 @@ from reslab.training.description import announce, description, digest_of, say_wh
 from reslab.training.event_files import refuse_without_tensorboard
 from reslab.training.following import draw_preview, followed
 from reslab.training.inputs import default_recipe, with_whole_paths
-from reslab.training.preparation import prepare, with_precision
+from reslab.training.preparation import Prepared, prepare, with_precision
 from reslab.training.publishing import publish
 from reslab.training.run_files import RUN_FILES
 from reslab.training.session import Session
@@ -89,7 +89,7 @@ def train(
     source = DataSource.named(data, taken(options, DataSource))
     pictures = source.read(display.track)
     chosen = whole_recipe(staged, chosen or default_recipe(pictures), changes)
-    _refuse_inside_data(user_path(out or "runs"), user_path(str(data)))
+    refuse_inside_data(user_path(out or "runs"), user_path(str(data)))
     prepared = prepare(pictures, with_whole_paths(chosen), display.track, fill=staged is None)
     say_what_has_no_part(prepared.recipe, changes, display)
     prepared, reason = with_precision(prepared, device)
@@ -150,12 +150,16 @@ def resume(
         opened = open_run(run)  # again, now that no other process writes it
         recipe, plan = opened.recipe(), plan_of(opened, minutes, epochs)
         if epochs is not None and epochs != recipe.epochs:
-            refuse_extension(recipe, epochs)
+            refuse_extension(opened, recipe, epochs)
             recipe = recipe.with_fields({"epochs": epochs})
             opened.write_info(extended_to=epochs)  # before recipe.toml says so
         elif opened.finished and minutes is None:
-            further = "--epochs" if plan is None else "--minutes"
-            display.say(f"{opened.path} is finished; name more {further} to go further")
+            further = "; name more --epochs to go further"
+            if plan is not None:
+                further = "; name --minutes to go further"
+            elif opened.info.get("stopped_early"):
+                further = f": its patience of {recipe.patience} epochs has ended"
+            display.say(f"{opened.path} is finished{further}")
             return opened
         pictures = opened.source.read(display.track)
         prepared = prepare(pictures, recipe, display.track, fill=plan is None)
@@ -211,28 +215,34 @@ def _learn(session: Session, caught: list[int]) -> None:
                 _stop_if_asked(session, caught)
     session.save()
     _stop_if_asked(session, caught)
+    progress, recipe = session.state.progress, session.prepared.recipe
+    if progress.epoch < recipe.epochs:
+        session.display.say(
+            f"stopped    after {progress.epoch} of {recipe.epochs} epochs: none of the last"
+            f" {recipe.patience} was better than epoch {progress.best_epoch}"
+        )
 
 
 def _events(session: Session) -> tuple[Iterator[Step | Milestone], int]:
     """What happens while the run learns, and how many steps an epoch has."""
-    prepared, state, device = session.prepared, session.state, session.device
     judged = {
         name: batches
-        for name, batches in prepared.evaluation.items()
+        for name, batches in session.prepared.evaluation.items()
         if name == "validation" or (name == "test" and session.run.info["watch_test"])
     }
+    events = events_of(session.prepared, session.state, judged, session.device)
+    return events, 0 if session.prepared.recipe.solves else len(session.prepared.batches)
+
+
+def events_of(
+    prepared: Prepared, state: TrainingState, judged: Evaluations, device: str
+) -> Iterator[Step | Milestone]:
+    """A training from where its state stands to its end."""
     if prepared.recipe.solves:
-        return solved_path(prepared, state, judged, device), 0
-    events = train_epochs(state, prepared.recipe, prepared.batches, judged, device)
-    return events, len(prepared.batches)
+        return solved_path(prepared, state, judged, device)
+    return train_epochs(state, prepared.recipe, prepared.batches, judged, device)
 
 
 def _stop_if_asked(session: Session, caught: list[int]) -> None:
     if caught:
         raise session.interrupted(caught[0])
-
-
-def _refuse_inside_data(out: Path, data: Path) -> None:
-    """A run inside a data folder would be a class of it the next time."""
-    if data.is_dir() and real_path(out).is_relative_to(real_path(data)):
-        raise InputError(f"the run folder {out} lies inside the data {data}; name another --out")

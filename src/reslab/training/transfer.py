@@ -21,7 +21,7 @@ from reslab.features.freezing import cut_head, only_linear
 from reslab.features.solving import HeadProblem, best_head
 from reslab.judging.scoring import Evaluations
 from reslab.learning.loss import class_weights
-from reslab.learning.solved import solve_strengths
+from reslab.learning.solved import CrossValidation, fold_heads, solve_strengths
 from reslab.learning.state import Milestone, TrainingState
 from reslab.networks.cutting import Cut
 from reslab.pictures.batches import Batch
@@ -45,12 +45,13 @@ def with_features(
     recipe, splits = prepared.recipe, prepared.pictures.splits
     features = _features(prepared, prepared.cut, device, recipe.precision)
     trained = {"train": training_views(recipe.views)}
-    held_out: dict[str, tuple[int, ...]] = {
-        name: (EVALUATION,) for name in splits if name != "train"
-    }
+    # Folds judge training pictures too, as evaluation sees them.
+    judged = [name for name in splits if name != "train" or prepared.folds]
+    held_out: dict[str, tuple[int, ...]] = dict.fromkeys(judged, (EVALUATION,))
     if recipe.precision == "fp32":
         exact = features
-        report = _compute(features, prepared, trained | held_out, display, stop)
+        both = tuple(dict.fromkeys((*trained["train"], *held_out.get("train", ()))))
+        report = _compute(features, prepared, {**held_out, "train": both}, display, stop)
     else:
         exact = _features(prepared, prepared.cut, device, "fp32")
         report = _compute(features, prepared, trained, display, stop)
@@ -67,9 +68,8 @@ def with_features(
         seed=recipe.seed,
     )
     evaluation: dict[str, Callable[[], Iterable[Batch]]] = {
-        name: partial(evaluation_features, exact, samples, recipe.eval_batch_size)
-        for name, samples in splits.items()
-        if name != "train"
+        name: partial(evaluation_features, exact, splits[name], recipe.eval_batch_size)
+        for name in judged
     }
     return replace(prepared, batches=batches, evaluation=evaluation), report
 
@@ -134,14 +134,21 @@ def solved_path(
     batches = prepared.batches
     assert isinstance(batches, FeatureBatches)
     head = only_linear(state.network)
-    return solve_strengths(
-        state,
-        prepared.recipe,
-        lambda: _problem(batches.features, prepared, batches.views),
-        head,
-        judged,
-        device,
-    )
+
+    def problem(rows: torch.Tensor | None = None) -> HeadProblem:
+        return _problem(batches.features, prepared, batches.views, rows)
+
+    crossed = None
+    if prepared.folds is not None:
+        crossed = CrossValidation(
+            fold_heads(state),
+            torch.from_numpy(prepared.folds.of),
+            torch.from_numpy(prepared.folds.judged),
+            batches.labels,
+            problem,
+            torch.cat([x for x, _ in prepared.evaluation["train"]()]).flatten(1),
+        )
+    return solve_strengths(state, prepared.recipe, problem, head, judged, device, crossed)
 
 
 def start_from_solved_head(
@@ -167,10 +174,16 @@ def start_from_solved_head(
     return report
 
 
-def _problem(features: Features, prepared: Prepared, views: tuple[int, ...]) -> HeadProblem:
+def _problem(
+    features: Features,
+    prepared: Prepared,
+    views: tuple[int, ...],
+    rows: torch.Tensor | None = None,
+) -> HeadProblem:
+    """The head's problem on these training pictures in all views, on all of them if None."""
     samples = prepared.pictures.splits["train"]
-    rows = torch.arange(len(samples))
-    labels = torch.from_numpy(samples.labels)
+    rows = torch.arange(len(samples)) if rows is None else rows
+    labels = torch.from_numpy(samples.labels)[rows]
     weights = None
     if prepared.recipe.class_weights == "balanced":
         weights = class_weights(labels)[labels].repeat(len(views))

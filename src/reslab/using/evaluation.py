@@ -18,6 +18,7 @@ from reslab.options import refuse_unknown, taken, taking
 from reslab.pictures.batches import evaluation_batches
 from reslab.pictures.data_source import DataSource
 from reslab.pictures.lists import SPLIT_NAMES
+from reslab.pictures.reading import Track
 from reslab.pictures.splitting import complete_splits, split_notes
 from reslab.pictures.store import PixelStore
 from reslab.pictures.table import Pictures, Samples, arrangement_of, joined
@@ -95,7 +96,7 @@ def evaluate(
     wanted = None if split is None else _split_name(split)
     pictures = _in_classes_of(loaded, source.open(loaded.classes))
     pictures = source.with_keys(pictures, display.track)
-    pictures = _split_as_trained(loaded, pictures)
+    pictures = _split_as_trained(loaded, pictures, display.track)
     name, samples = _choose(pictures, wanted)
     store = PixelStore(samples, loaded.preprocessing).fill(
         track=display.track, what=f"reading {name}"
@@ -165,7 +166,7 @@ def _in_classes_of(model: Model, pictures: Pictures) -> Pictures:
     return replace(pictures, classes=model.classes, splits=splits)
 
 
-def _split_as_trained(model: Model, pictures: Pictures) -> Pictures:
+def _split_as_trained(model: Model, pictures: Pictures, track: Track) -> Pictures:
     """Carve the splits again that training carved, if these are the pictures it saw."""
     origin = model.origin
     if origin is None or origin.fingerprint != pictures.fingerprint():
@@ -175,9 +176,7 @@ def _split_as_trained(model: Model, pictures: Pictures) -> Pictures:
             "not the very data the model was trained on: if training pictures are among these,"
             " they flatter the score"
         )
-    return complete_splits(
-        pictures, validation=origin.validation, test=origin.test, seed=origin.seed
-    )[0]
+    return complete_splits(pictures, origin.splitting, track)[0]
 
 
 def _choose(pictures: Pictures, split: str | None) -> tuple[str, Samples]:

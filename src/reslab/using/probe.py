@@ -107,9 +107,7 @@ def _of_validation(path: Path, model: Model, track: Track) -> Probe:
             f"{pictures.name}: no longer the very data that the model was trained on, so that its"
             f" validation split cannot be found again; {instead}"
         )
-    splits = complete_splits(
-        pictures, validation=origin.validation, test=origin.test, seed=origin.seed
-    )[0].splits
+    splits = complete_splits(pictures, origin.splitting, track)[0].splits
     if "validation" not in splits:
         raise InputError(
             f"{folder}: trained without a validation split, on whose pictures an export is"

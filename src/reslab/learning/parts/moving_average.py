@@ -25,7 +25,7 @@ class MovingAverage(Part):
         self.network = copy.deepcopy(network).requires_grad_(False)
 
     @classmethod
-    def of(cls, recipe: Recipe, network: nn.Module) -> "MovingAverage | None":
+    def of(cls, recipe: Recipe, network: nn.Module, classes: int) -> "MovingAverage | None":
         return cls(recipe.ema_decay, network) if recipe.ema_decay else None
 
     @torch.no_grad()

@@ -40,7 +40,7 @@ class Part:
     name: ClassVar[str]  # its address for randomness, and its tensors' prefix in a checkpoint
 
     @classmethod
-    def of(cls, recipe: Recipe, network: nn.Module) -> "Part | None":
+    def of(cls, recipe: Recipe, network: nn.Module, classes: int) -> "Part | None":
         """The part as a recipe asks for it, or None if it does not."""
         return None
 

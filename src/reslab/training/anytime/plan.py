@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reslab.disk import read_regular, user_path, write_safely
 from reslab.errors import InputError
-from reslab.recipes.recipe import LARGEST_COUNT, Recipe
+from reslab.recipes.groups import LARGEST_COUNT
+from reslab.recipes.recipe import Recipe
 
 PLAN_FILE = "plan.toml"
 _LARGEST = 16 << 20  # bytes

@@ -33,7 +33,10 @@ from reslab.training.session import Session
 SHORTEST = 0.05  # minutes
 TRIES = 8  # trainings that may diverge, each slower than the one before
 MEASURED_FROM = 5.0  # minutes, from which on it pays to measure which precision is faster
-_DECIDED = ("epochs", "train_from", "head", "views", "features", "checkpoint_every")
+_DECIDED = (
+    "epochs", "train_from", "head", "views", "features", "checkpoint_every", "patience", "folds",
+    "progressive.start",
+)  # fmt: skip
 
 
 def staged_plan(

@@ -1,0 +1,57 @@
+"""Residual branches that are skipped by chance while training."""
+
+import torch
+from torch import nn
+
+from reslab.learning.parts.part import Moment, Part
+from reslab.networks.stochastic_depth import marked
+from reslab.recipes.recipe import Recipe
+
+
+class StochasticDepth(Part):
+    """In a step each picture skips each residual branch with its own chance.
+
+    What passes is scaled up, so that the mean stays: G. Huang et al.: Deep Networks with Stochastic
+    Depth, ECCV 2016, arXiv 1603.09382, there for a batch at a time. Outside a step nothing is
+    skipped. Unlike dropout it does so in pretrained layers too, which train in evaluation mode.
+    """
+
+    name = "depth"
+
+    def __init__(self, chances: dict[nn.Module, float]) -> None:
+        self._drawn: torch.Generator | None = None
+        for layer, chance in chances.items():
+            layer.register_forward_hook(_Skip(self, chance))
+
+    @classmethod
+    def of(cls, recipe: Recipe, network: nn.Module, classes: int) -> "StochasticDepth | None":
+        return cls(marked(network)) if recipe.drop_path else None
+
+    def batch(
+        self, x: torch.Tensor, targets: torch.Tensor, moment: Moment
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self._drawn = moment.generator(self)
+        return x, targets
+
+    def gradients(self, network: nn.Module, moment: Moment) -> None:
+        self._drawn = None
+
+    def kept(self, count: int, chance: float) -> torch.Tensor | None:
+        """What to multiply the outputs of `count` pictures by (count,); None outside a step."""
+        if self._drawn is None:
+            return None
+        return (torch.rand(count, generator=self._drawn) >= chance).float() / (1 - chance)
+
+
+class _Skip:
+    """What follows the last layer of a branch."""
+
+    def __init__(self, part: StochasticDepth, chance: float) -> None:
+        self.part = part
+        self.chance = chance
+
+    def __call__(self, layer: nn.Module, given: object, out: torch.Tensor) -> torch.Tensor:
+        factors = self.part.kept(len(out), self.chance)
+        if factors is None:
+            return out
+        return out * factors.to(out.device, out.dtype).view(-1, *[1] * (out.ndim - 1))

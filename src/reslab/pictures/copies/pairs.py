@@ -1,0 +1,103 @@
+"""Near copies in a set of pictures, found once for its contents and kept in the cache."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from reslab.disk import write_safely
+from reslab.errors import InputError
+from reslab.pictures.cache import cache_folder, make_room
+from reslab.pictures.copies.alignment import shared
+from reslab.pictures.copies.signatures import candidates
+from reslab.pictures.copies.thumbs import thumbs_of
+from reslab.pictures.reading import Track, untracked
+from reslab.pictures.table import Samples
+
+_FORMAT = b"1"  # another one where the same pictures would give other pairs
+COPY = 0.5  # of the textured blocks of a copy agree: unrelated photos share under 0.3 (LOG.md)
+_TOGETHER = 4096
+_PLAIN = 4.0  # levels of deviation below which a picture shows nothing that could be recognised
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Near copies: rows of samples (P,), first < second, and how much of them agrees, 0 to 1."""
+
+    first: np.ndarray
+    second: np.ndarray
+    share: np.ndarray
+
+
+def near_pairs(
+    samples: Samples, thumbs: torch.Tensor | None = None, track: Track = untracked
+) -> Pairs:
+    """Pairs of different files that show the same picture; of identical files the first counts.
+
+    thumbs: as `thumbs_of` gives them, if they are there already.
+    Raises InputError where a picture can no longer be read.
+    """
+    _, kept = np.unique(samples.keys, return_index=True)  # in the order of their keys
+    name = hashlib.sha256(_FORMAT + samples.keys[kept].tobytes()).hexdigest()[:32]
+    path = cache_folder() / "copies" / f"{name}.safetensors"
+    table = _recalled(path, len(kept))
+    if table is None:
+        if thumbs is None:
+            unique = samples.take(kept)
+            table = _found(thumbs_of(unique, track))
+        else:
+            table = _found(thumbs[torch.from_numpy(kept)])
+        _remember(path, table)
+    first, second = kept[table["first"]], kept[table["second"]]
+    return Pairs(np.minimum(first, second), np.maximum(first, second), table["share"])
+
+
+def groups_of(samples: Samples, pairs: Pairs) -> np.ndarray:
+    """A number for each sample (N,), equal where they are copies of each other, exact or near."""
+    _, first, same = np.unique(samples.keys, return_index=True, return_inverse=True)
+    count = len(samples)
+    rows = np.concatenate([np.arange(count), pairs.first])
+    columns = np.concatenate([first[same], pairs.second])
+    graph = coo_array((np.ones(len(rows), bool), (rows, columns)), (count, count))
+    return np.asarray(connected_components(graph, directed=False)[1])
+
+
+def _found(thumbs: torch.Tensor) -> dict[str, np.ndarray]:
+    parts = (thumbs[start : start + _TOGETHER] for start in range(0, len(thumbs), _TOGETHER))
+    spread = torch.cat([part.float().flatten(1).std(1) for part in parts])
+    rows = torch.nonzero(spread > _PLAIN)[:, 0]
+    held = thumbs[rows]
+    pairs = candidates(held)
+    share = shared(held, pairs)
+    copies = share >= COPY
+    names = rows.numpy().astype(np.uint32)
+    return {
+        "first": names[pairs.first[copies]],
+        "second": names[pairs.second[copies]],
+        "share": share[copies].astype(np.float32),
+    }
+
+
+def _recalled(path: Path, count: int) -> dict[str, np.ndarray] | None:
+    try:
+        found = safetensors.numpy.load_file(str(path))
+    except Exception:  # not there, or damaged: found anew
+        return None
+    sides = [found.get(side, np.zeros((0, 0))) for side in ("first", "second", "share")]
+    whole = all(side.shape == (len(sides[0]),) for side in sides)
+    return found if whole and all((side < count).all() for side in sides[:2]) else None
+
+
+def _remember(path: Path, table: dict[str, np.ndarray]) -> None:
+    data = safetensors.numpy.save(table)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if make_room(path, len(data)):
+            write_safely(path, data)
+    except (OSError, InputError):
+        pass  # a full or read-only disk costs the memory of it, not the run

@@ -1,0 +1,1 @@
+"""Searching: trainings of one recipe with other fields, judged on validation, the best kept."""
