@@ -4,9 +4,7 @@ import time
 from collections import deque
 
 FIXED = 4.5  # seconds that report, charts and files take, where pictures pass at any rate
-# On two busy cores scoring from files had a third to half of the rate of computing features, so
-# that with 1.5 three runs of three came to no score.
-SAFETY = 3.0
+SAFETY = 1.4  # times the measured rate of judging; where that is not enough, no score is given
 RECENT = 24  # steps that a pace is measured over
 
 

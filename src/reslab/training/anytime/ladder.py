@@ -5,6 +5,10 @@ from typing import Any
 
 from reslab.errors import InputError
 from reslab.features.freezing import check_solvable
+from reslab.learning.optimizers import block_of
+from reslab.networks.catalogue import head_prefix
+from reslab.networks.cutting import UncuttableError, cut
+from reslab.networks.measuring import measure
 from reslab.training.anytime.plan import Stage
 from reslab.training.anytime.working import Work
 from reslab.training.preparation import Prepared
@@ -13,6 +17,15 @@ GLANCE = 250  # pictures of train that the very first model learns from, where t
 WORTH = 2.0  # seconds of learning below which a stage is not begun
 CALMER = 0.2  # of the rate, after a training that diverged
 PASSES = 4  # forward passes that a training step costs
+LAST = 0.4  # of a pass's operations, that the last layers may take
+LAST_PASSES = (
+    1.2  # forward passes of the whole network that a training step of the last layers costs
+)
+LAST_EPOCHS = (
+    2,
+    4,
+)  # that are worth the features they need; after which more of the network pays more
+WHOLE_FROM = 2.0  # epochs of the whole network, from which on it gives more than the last layers
 FULL_RATE_FROM = 2.0  # epochs; a shorter training would not find back from large steps
 HEAD_SHARE = 0.4  # of the time left, that features for a solved head may take
 QUICK_SHARE = 0.15  # of the time, for a first model where nothing was pretrained
@@ -38,6 +51,12 @@ WHOLE: dict[str, Any] = {
     "optimizer.layer_decay": 1.0,
     "schedule.name": "cosine",
     "schedule.warmup": 0.1,
+}
+LAST_LAYERS: dict[str, Any] = WHOLE | {
+    "features": "cached",
+    "views": 1,
+    "averaging": "none",
+    "optimizer.lr": 5e-4,
 }
 
 
@@ -92,7 +111,12 @@ def _after_head(work: Work) -> Stage:
                 pictures=None if wanted == count else wanted,
             )
     # How many epochs there is time for, at a fourth of the rate of a forward pass.
-    epochs = (clock.rate or 0.0) / PASSES * clock.left_to_learn / count
+    passes = (clock.rate or 0.0) * clock.left_to_learn / count
+    epochs = passes / PASSES
+    if epochs < WHOLE_FROM and all(stage.name != "last layers" for stage in stages):
+        found = _last_layers(work, passes)
+        if found is not None:
+            return found
     rate = WHOLE["optimizer.lr"] * min(1.0, math.sqrt(epochs / FULL_RATE_FROM))
     return Stage(
         name="all",
@@ -100,6 +124,44 @@ def _after_head(work: Work) -> Stage:
         fields=WHOLE
         | {"epochs": work.progress.epoch + math.ceil(2 * epochs) + 1, "optimizer.lr": rate},
     )
+
+
+def _last_layers(work: Work, passes: float) -> Stage | None:
+    """The last layers on cached features of the others, if there is time for `passes` of all."""
+    pictures = work.base.pictures.counts()
+    features = 1 + pictures["validation"] / pictures["train"]
+    least, most = LAST_EPOCHS
+    epochs = min(most, int((passes - features) / LAST_PASSES))
+    layer = last_layers(work.base) if epochs >= least else None
+    if layer is None:
+        return None
+    return Stage(
+        name="last layers",
+        why=f"from {layer} on, on cached features of what comes before: {epochs} epochs",
+        fields=LAST_LAYERS | {"train_from": layer, "epochs": work.progress.epoch + epochs},
+    )
+
+
+def last_layers(base: Prepared) -> str | None:
+    """The first of the last layers that take `LAST` of the operations, if it can be cut there."""
+    costs: dict[str, int] = {}
+    for layer in measure(base.network, base.spec).layers:
+        block = block_of(f"{layer.name}.weight")
+        costs[block] = costs.get(block, 0) + layer.multiply_adds
+    head = {prefix.rstrip(".") for prefix in head_prefix(base.recipe.network, base.network)}
+    left, found = LAST * sum(costs.values()), None
+    for block in reversed(costs):
+        left -= costs[block]
+        if left < 0:
+            break
+        if block not in head and costs[block]:
+            found = block
+    try:
+        if found is not None:
+            cut(base.network, found)
+    except UncuttableError:
+        return None
+    return found
 
 
 def _from_scratch(work: Work) -> Stage:

@@ -34,7 +34,8 @@ SAVE_EVERY = 20.0  # seconds between checkpoints within an epoch
 SETTLED_PASSES = 6  # forward passes before their rate is believed
 SETTLED = 3  # steps before their time is believed
 NEAR = 5  # steps before the end, where each correction counts
-UNFOLDED = 2.5  # passes that one of a network that trains takes, as long as none was measured
+UNFOLDED = 1.6  # passes that one of a network that trains takes, as long as none was measured
+PART = 16 * 224 * 224  # pixels of a forward pass between two looks at the clock
 Item = TypeVar("Item")
 
 
@@ -86,14 +87,14 @@ class Work:
 
     def watched(self, batches: Callable[[], Iterable[Batch]]) -> Iterator[Batch]:
         """The batches, as long as there is time: some of what is kept for the end may be used."""
-        for batch in batches():
+        for batch in in_parts(batches()):
             if self.clock is not None and self.clock.left < self.clock.least_ending:
                 raise EnoughError
             yield batch
 
     def hurried(self, batches: Callable[[], Iterable[Batch]]) -> Iterator[Batch]:
         """The batches of what is scored at the end, unless the machine is too slow for that."""
-        for batch in batches():
+        for batch in in_parts(batches()):
             if self.clock is not None and self.clock.left < self.clock.leaving:
                 raise EnoughError
             yield batch
@@ -102,6 +103,14 @@ class Work:
         if self.clock is not None:
             self.plan.used = self.clock.used
         self.plan.save(self.run.path)
+
+
+def in_parts(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Batches of pictures in parts that take no longer than a look at the clock may wait."""
+    for x, labels in batches:
+        pixels = x.shape[-2] * x.shape[-1] if x.ndim == 4 else 1
+        count = max(1, PART // pixels)
+        yield from zip(torch.split(x, count), torch.split(labels, count), strict=True)
 
 
 def run_stage(work: Work, number: int) -> None:
@@ -141,7 +150,7 @@ def _close(work: Work, number: int, started: float, before: float) -> None:
 def _opened(work: Work, stage: Stage, number: int) -> Session:
     """The stage where it begins, with the best weights so far, or where it was stopped."""
     recipe = work.plan.recipe.with_fields(stage.fields)
-    prepared = prepare(work.base.pictures, recipe, work.track, held_back=("test",))
+    prepared = prepare(work.base.pictures, recipe, work.track, held_back=("test",), fill=False)
     if stage.pictures:
         prepared = replace(prepared, pictures=_some(prepared.pictures, stage.pictures, recipe.seed))
     if work.run.best_checkpoint.exists():
@@ -297,11 +306,10 @@ class Steering:
         first = len(self._pace.turns) == 1
         # Small corrections wait for a milestone, unless the end is near and would be late.
         if ahead < planned:
-            late = ahead < (0.98 if often else 0.9) * planned
-            due = first or ahead < NEAR or late
+            due = ahead < NEAR or ahead < (0.98 if often else 0.95) * planned
         else:
-            due = (often or first or planned <= NEAR) and ahead > 1.05 * planned
-        if due:
+            due = ahead > (1.02 if often else 1.1) * planned
+        if first or due:
             self._pace.turn(count, end)
 
 
