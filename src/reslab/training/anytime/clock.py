@@ -39,7 +39,7 @@ class Clock:
     @property
     def least_ending(self) -> float:
         """What the ending takes if all goes well."""
-        return FIXED / 2 + (self.held_out / self.rate if self.rate else 0.0)
+        return 0.8 * FIXED + (self.held_out / self.rate if self.rate else 0.0)
 
     @property
     def leaving(self) -> float:

@@ -12,7 +12,7 @@ import torch
 
 from reslab.errors import InputError
 from reslab.features.extraction import TOGETHER, FeatureBatches
-from reslab.judging.scoring import judge, judge_all
+from reslab.judging.scoring import Evaluations, judge, judge_all
 from reslab.learning.loop import train_epochs
 from reslab.learning.pace import Pace
 from reslab.learning.state import DivergedError, Milestone, Progress, Step, reach_milestone
@@ -59,7 +59,12 @@ class Work:
 
     @property
     def over(self) -> bool:
-        return bool(self.caught) or (self.clock is not None and self.clock.left_to_learn <= 0)
+        if self.clock is None:
+            return bool(self.caught)
+        # A model without a score is better than none.
+        begun = self.run.best_checkpoint.exists()
+        left = self.clock.left_to_learn if begun else self.clock.left - self.clock.leaving
+        return bool(self.caught) or left <= 0
 
     def stop(self) -> None:
         """Raise EnoughError if nothing more is to be learned."""
@@ -213,8 +218,13 @@ def _solved(session: Session, started: float) -> Iterator[Milestone]:
     progress.hits = round(found.accuracy * progress.seen)
     progress.epoch_seconds = time.perf_counter() - started
     progress.train_seconds += progress.epoch_seconds
-    scores = judge_all(prepared.trained, prepared.evaluation, session.device)
+    scores = judge_all(prepared.trained, _judging(prepared), session.device)
     yield reach_milestone(progress, scores, {"epoch": progress.epoch}, 0.0)
+
+
+def _judging(prepared: Prepared) -> Evaluations:
+    """What decides which weights are best."""
+    return {name: of for name, of in prepared.evaluation.items() if name == "validation"}
 
 
 def _train(work: Work, session: Session, stage: Stage) -> None:
@@ -234,7 +244,7 @@ def _train(work: Work, session: Session, stage: Stage) -> None:
             pace.cut(first)
     else:
         pace = Pace([(first, prepared.recipe.epochs * steps)])
-    judged = {name: partial(work.watched, of) for name, of in prepared.evaluation.items()}
+    judged = {name: partial(work.watched, of) for name, of in _judging(prepared).items()}
     events = train_epochs(
         session.state, prepared.recipe, prepared.batches, judged, session.device, pace
     )
