@@ -2,7 +2,7 @@
 
     python benchmarks/anytime.py --minutes 1 3 10 30       an empty cache for each
     python benchmarks/anytime.py --minutes 10 --rival         the rival too
-    python benchmarks/anytime.py --kills 100 --minutes 0.5    killed and resumed so often
+    python benchmarks/anytime.py --kills 100 --minutes 0.5    digits, killed and resumed so often
 
 Of each run: its wall-clock time, when the first model lay on the disk, whether it predicted while
 training went on, and the accuracy on the 1,250 test photos, which is scored once. The rival is a
@@ -118,19 +118,19 @@ def rival(data: Path, minutes: float) -> list[tuple[str, str]]:
     return [(f"  timm's way, {steps} steps", f"{right / count:.2%}, then the time for the test")]
 
 
-def killed(data: Path, work: Path, minutes: float, kills: int) -> list[tuple[str, str]]:
-    """A run that is killed at random moments, and resumed each time."""
-    out, cache = work / "anytime-killed", work / "anytime-cache"
+def killed(work: Path, minutes: float, kills: int) -> list[tuple[str, str]]:
+    """A run on digits that is killed at random moments, and resumed each time."""
+    out = work / "anytime-killed"
     shutil.rmtree(out, ignore_errors=True)
-    environment = os.environ | {"RESLAB_CACHE": str(cache)}
-    draw, sound = random.Random(0), 0
+    draw, sound, ended = random.Random(0), 0, 0
     for _ in range(kills):
-        words = command(data, out, minutes)
+        words = ["train", "digits", "--minutes", str(minutes), "--out", str(out), "--overwrite"]
         if (out / "run.json").exists():
-            words = [*reslab(), "resume", str(out), "--minutes", str(minutes), "--json"]
-        child = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL,
+            words = ["resume", str(out), "--minutes", str(minutes)]
+        child = subprocess.Popen([*reslab(), *words], stdout=subprocess.DEVNULL,
                                  stderr=subprocess.DEVNULL)  # fmt: skip
         time.sleep(draw.uniform(1, 60 * minutes))
+        ended += child.poll() is not None
         child.kill()
         child.wait()
         if (out / "model.safetensors").exists():
@@ -140,10 +140,11 @@ def killed(data: Path, work: Path, minutes: float, kills: int) -> list[tuple[str
             sound += 1
     began = time.monotonic()
     words = [*reslab(), "resume", str(out), "--minutes", str(minutes), "--json"]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
     test = json.loads(done.stdout.splitlines()[-1]).get("test") or {}
     return [
         (f"{kills} kills", f"{sound} times the model was sound, or there was none yet"),
+        ("  too late", f"{ended} times the run had ended before"),
         ("  the last resume", f"{time.monotonic() - began:.1f} s of {60 * minutes:g}"),
         ("  test accuracy", f"{test['accuracy']:.2%}" if test else "not scored"),
     ]
@@ -156,10 +157,11 @@ def main() -> None:
     arguments.add_argument("--kills", type=int, default=0, help="kill a run so often")
     given = arguments.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
-    data, rows = food_folder(given.work), []
+    data = Path() if given.kills else food_folder(given.work)
+    rows: list[tuple[str, str]] = []
     for minutes in given.minutes:
         if given.kills:
-            rows += killed(data, given.work, minutes, given.kills)
+            rows += killed(given.work, minutes, given.kills)
             continue
         rows += by_clock(data, given.work, minutes)
         if given.rival:

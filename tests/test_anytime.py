@@ -225,7 +225,9 @@ def test_pretrained_it_begins_with_a_solved_head_and_trains_on_from_it(
     monkeypatch.setattr(ladder, "WHOLE_FROM", 1e9)  # there is time for all layers at once
     options = {"recipe": "photos", "network": "resnet18", "weights": weights, "quiet": True}
     fields = {"preprocess.size": 32}
-    run = reslab.train(split_photos, out=tmp_path / "run", minutes=MINUTES, fields=fields, **options)
+    run = reslab.train(
+        split_photos, out=tmp_path / "run", minutes=MINUTES, fields=fields, **options
+    )
     stages = run.info["stages"]
     assert [stage["name"] for stage in stages][:3] == ["head", "last layers", "all"]
     assert [stage["fields"]["train_from"] for stage in stages][:3] == ["head", "layer4", "all"]

@@ -290,7 +290,8 @@ class Steering:
             # A pace that ends within an epoch has made fewer steps than the epoch has.
             self._stage.reached = min(count, self._pace.end)
             work.save_plan()
-            if work.clock is not None and event.record["evaluate_seconds"]:
+            whole = self._session.prepared.cut is None  # features pass faster than pictures
+            if work.clock is not None and whole:
                 work.clock.note_rate(self._validation, event.record["evaluate_seconds"])
         else:
             self._times.step()
