@@ -292,7 +292,7 @@ class Steering:
             work.save_plan()
             whole = self._session.prepared.cut is None  # features pass faster than pictures
             if work.clock is not None and whole:
-                work.clock.note_rate(self._validation, event.record["evaluate_seconds"])
+                work.clock.note_rate(self._validation, event.record["evaluate_seconds"] or 0.0)
         else:
             self._times.step()
         if count < self._pace.end and work.caught:
