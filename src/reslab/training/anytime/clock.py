@@ -3,7 +3,7 @@
 import time
 from collections import deque
 
-FIXED = 4.5  # seconds that report, charts and files take, where pictures pass at any rate
+FIXED = 5.5  # seconds that report, charts and files take, where pictures pass at any rate
 SAFETY = 1.4  # times the measured rate of judging; where that is not enough, no score is given
 RECENT = 24  # steps that a pace is measured over
 
