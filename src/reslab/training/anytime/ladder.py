@@ -103,7 +103,7 @@ def _after_head(work: Work) -> Stage:
     possible = int((clock.rate or 0.0) * HEAD_SHARE * clock.left_to_learn)
     if all(stage.fields.get("train_from") == "head" for stage in stages) and seen < count:
         wanted = min(count, seen + possible)
-        if wanted > 1.2 * seen:
+        if wanted > 1.3 * seen:
             return Stage(
                 name="head",
                 why="the head again, on more of the pictures",
