@@ -11,9 +11,11 @@ import sys
 import time
 import tomllib
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 import reslab
 from reslab.errors import InputError, InterruptedRunError
@@ -164,6 +166,7 @@ def test_slow_steps_and_slow_judging_do_not_make_it_late(
 
     monkeypatch.setattr(working, "train_epochs", slow)
     monkeypatch.setattr(loop, "judge_all", slow_judging)
+    monkeypatch.setattr(clock, "FIXED", 20)  # so much that a slow machine's seconds do not count
     began = time.perf_counter()
     run = train(split_photos, tmp_path / "slow", minutes=1.5)
     assert ticking.perf_counter() - began < 90
@@ -299,6 +302,31 @@ def test_a_slow_first_pass_says_nothing_of_the_rate(tmp_path):
     for _ in range(20):
         stop()
         assert counting.left_to_learn > 50
+
+
+@pytest.mark.usefixtures("ticking")
+def test_a_machine_too_slow_for_a_score_still_gives_a_model(split_photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(clock.Clock, "note_rate", lambda self, *_: setattr(self, "rate", 0.5))
+    run = train(split_photos, tmp_path / "run")
+    assert len(run.history) == 1
+    assert load_model(run.path)
+
+
+def test_the_last_layers_are_those_that_cost_less_than_the_others():
+    spec = NetworkSpec("resnet18", 10, 3, (64, 64))
+    network, recipe = build_network(spec, 0), SimpleNamespace(network="resnet18")
+    base = SimpleNamespace(spec=spec, network=network, recipe=recipe)
+    assert ladder.last_layers(base) == "layer4"
+    network.layer4 = nn.Identity()
+    network.fc = nn.Linear(256, 10)
+    assert ladder.last_layers(base) == "layer3"
+
+
+def test_judging_looks_at_the_clock_between_parts_of_a_batch():
+    x, labels = torch.arange(70 * 3.0).view(70, 3, 1, 1).expand(-1, -1, 224, 224), torch.arange(70)
+    parts = list(working.in_parts([(x, labels), (torch.zeros(70, 5), labels)]))
+    assert [len(of) for _, of in parts] == [16, 16, 16, 16, 6, 70]
+    assert all(torch.equal(one[:, 0, 0, 0], 3.0 * of) for one, of in parts[:-1])
 
 
 # What is refused, and what is foretold

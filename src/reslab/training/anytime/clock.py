@@ -39,12 +39,12 @@ class Clock:
     @property
     def least_ending(self) -> float:
         """What the ending takes if all goes well."""
-        return 0.8 * FIXED + (self.held_out / self.rate if self.rate else 0.0)
+        return 0.9 * FIXED + (self.held_out / self.rate if self.rate else 0.0)
 
     @property
     def leaving(self) -> float:
         """What it takes to leave without a score."""
-        return 0.6 * FIXED
+        return 0.5 * FIXED
 
     @property
     def left_to_learn(self) -> float:

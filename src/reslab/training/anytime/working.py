@@ -59,12 +59,15 @@ class Work:
 
     @property
     def over(self) -> bool:
+        return bool(self.caught) or self.short_of(lambda clock: clock.ending)
+
+    def short_of(self, ending: Callable[[Clock], float]) -> bool:
+        """Whether no more time is left than the end takes."""
         if self.clock is None:
-            return bool(self.caught)
+            return False
         # A model without a score is better than none.
         begun = self.run.best_checkpoint.exists()
-        left = self.clock.left_to_learn if begun else self.clock.left - self.clock.leaving
-        return bool(self.caught) or left <= 0
+        return self.clock.left <= (ending(self.clock) if begun else self.clock.leaving)
 
     def stop(self) -> None:
         """Raise EnoughError if nothing more is to be learned."""
@@ -93,7 +96,7 @@ class Work:
     def watched(self, batches: Callable[[], Iterable[Batch]]) -> Iterator[Batch]:
         """The batches, as long as there is time: some of what is kept for the end may be used."""
         for batch in in_parts(batches()):
-            if self.clock is not None and self.clock.left < self.clock.least_ending:
+            if self.short_of(lambda clock: clock.least_ending):
                 raise EnoughError
             yield batch
 
