@@ -322,6 +322,25 @@ def test_the_last_layers_are_those_that_cost_less_than_the_others():
     assert ladder.last_layers(base) == "layer3"
 
 
+def test_steps_that_become_slower_make_the_end_longer(monkeypatch):
+    seconds = iter([float(number) for number in range(30)] + [30.0 + 3 * n for n in range(60)])
+    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    times = clock.StepTimes()
+    for _ in range(29):
+        times.step()
+        assert times.slower == 1.0
+    for _ in range(30):
+        times.step()
+        assert times.slower >= 1.0
+    assert times.slower == pytest.approx(3.0)
+    counting = clock.Clock(0.0, 100.0)
+    counting.held_out = 100
+    counting.note_rate(50, 1.0)
+    before = counting.ending
+    counting.slower = times.slower
+    assert counting.ending == pytest.approx(before + 2 * clock.SAFETY * 2)
+
+
 def test_judging_looks_at_the_clock_between_parts_of_a_batch():
     x, labels = torch.arange(70 * 3.0).view(70, 3, 1, 1).expand(-1, -1, 224, 224), torch.arange(70)
     parts = list(working.in_parts([(x, labels), (torch.zeros(70, 5), labels)]))

@@ -21,6 +21,7 @@ class Clock:
         self.before = before
         self.held_out = 0
         self.rate: float | None = None
+        self.slower = 1.0  # times as slow as the machine was when the rate was measured
 
     @property
     def used(self) -> float:
@@ -33,13 +34,16 @@ class Clock:
     @property
     def ending(self) -> float:
         """Seconds that scoring what is held out and writing the files will take."""
-        scoring = self.held_out / self.rate if self.rate else 0.0
-        return FIXED + SAFETY * scoring
+        return FIXED + SAFETY * self._scoring
 
     @property
     def least_ending(self) -> float:
         """What the ending takes if all goes well."""
-        return 0.9 * FIXED + (self.held_out / self.rate if self.rate else 0.0)
+        return 0.9 * FIXED + self._scoring
+
+    @property
+    def _scoring(self) -> float:
+        return self.slower * self.held_out / self.rate if self.rate else 0.0
 
     @property
     def leaving(self) -> float:
@@ -53,7 +57,7 @@ class Clock:
     def note_rate(self, pictures: int, seconds: float) -> None:
         """Learn at how many pictures a second a network judges them."""
         if pictures and seconds > 0:
-            self.rate = pictures / seconds
+            self.rate, self.slower = pictures / seconds, 1.0
 
 
 class StepTimes:
@@ -61,6 +65,7 @@ class StepTimes:
 
     def __init__(self) -> None:
         self._times: deque[float] = deque(maxlen=RECENT)
+        self._usual: float | None = None
         self._last = time.perf_counter()
         self._warm = False  # the first step sets up much that the others use
 
@@ -75,6 +80,18 @@ class StepTimes:
         now = time.perf_counter()
         passed, self._last = now - self._last, now
         return passed
+
+    def forget_slowness(self) -> None:
+        """Compare with what comes from now on."""
+        self._usual = None
+
+    @property
+    def slower(self) -> float:
+        """How many times as long as the first ones the last steps took, 1 or more."""
+        if len(self._times) < RECENT // 2:
+            return 1.0
+        self._usual = min(self._usual or self.mean, self.mean)
+        return self.mean / self._usual
 
     def __len__(self) -> int:
         return len(self._times)

@@ -28,6 +28,8 @@ LAST_EPOCHS = (
 WHOLE_FROM = 2.0  # epochs of the whole network, from which on it gives more than the last layers
 FULL_RATE_FROM = 2.0  # epochs; a shorter training would not find back from large steps
 HEAD_SHARE = 0.4  # of the time left, that features for a solved head may take
+HEAD_ALONE = 0.85  # the same, where there is time for nothing else
+LEAST_EPOCHS = 0.5  # of all layers; with less, food10's accuracy fell (LOG.md)
 QUICK_SHARE = 0.15  # of the time, for a first model where nothing was pretrained
 CYCLES = 4  # that are each longer than the one before
 LONGER = 4  # a cycle from scratch is so many times as long as the one before
@@ -100,7 +102,10 @@ def _after_head(work: Work) -> Stage:
             pictures=few,
         )
     seen = max(stage.pictures or count for stage in stages)
-    possible = int((clock.rate or 0.0) * HEAD_SHARE * clock.left_to_learn)
+    # How many times all pictures could pass forward.
+    passes = (clock.rate or 0.0) * clock.left_to_learn / count
+    share = HEAD_SHARE if passes > 1 + PASSES * LEAST_EPOCHS else HEAD_ALONE
+    possible = int(count * share * passes)
     if all(stage.fields.get("train_from") == "head" for stage in stages) and seen < count:
         wanted = min(count, seen + possible)
         if wanted > 1.3 * seen:
@@ -111,7 +116,6 @@ def _after_head(work: Work) -> Stage:
                 pictures=None if wanted == count else wanted,
             )
     # How many epochs there is time for, at a fourth of the rate of a forward pass.
-    passes = (clock.rate or 0.0) * clock.left_to_learn / count
     epochs = passes / PASSES
     if epochs < WHOLE_FROM and all(stage.name != "last layers" for stage in stages):
         found = _last_layers(work, passes)

@@ -296,6 +296,7 @@ class Steering:
             whole = self._session.prepared.cut is None  # features pass faster than pictures
             if work.clock is not None and whole:
                 work.clock.note_rate(self._validation, event.record["evaluate_seconds"] or 0.0)
+                self._times.forget_slowness()
         else:
             self._times.step()
         if count < self._pace.end and work.caught:
@@ -310,6 +311,7 @@ class Steering:
             self._times.other()
 
     def _keep_time(self, clock: Clock, count: int, *, often: bool) -> None:
+        clock.slower = self._times.slower
         left = clock.left_to_learn
         if self._until is not None:
             left = min(left, self._until - time.perf_counter())
