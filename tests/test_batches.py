@@ -8,6 +8,7 @@ from reslab.pictures.batches import TrainingBatches, evaluation_batches
 from reslab.pictures.content import keys_of
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.settings import Augmentation
+from reslab.pictures.sources import open_pictures
 from reslab.pictures.store import PixelStore
 from reslab.pictures.table import Samples
 
@@ -101,3 +102,18 @@ def test_evaluation_is_in_order_and_plain():
     parts = list(evaluation_batches(store, RECORD, 4))
     assert [len(labels) for _, labels in parts] == [4, 4, 2]
     assert torch.cat([labels for _, labels in parts]).tolist() == list(range(10))
+
+
+def test_a_picture_that_is_kept_as_read_is_read_once(photos, monkeypatch):
+    samples = open_pictures(photos).splits["train"]
+    target = Preprocessing(size=(8, 8), channels=3, mean=(0,) * 3, std=(1,) * 3)
+    plain = PixelStore(samples, target)
+    kept = PixelStore(samples, target).fill_as_read()
+    original, read = kept.read, []
+    monkeypatch.setattr(kept, "read", lambda row: (read.append(row), original(row))[1])
+    for rows in ([3, 1, 3], [1, 5], list(range(len(samples)))):
+        assert kept.decodes
+        rows = torch.tensor(rows)
+        assert torch.equal(kept.take(rows), plain.take(rows))
+    assert sorted(read) == list(range(len(samples)))
+    assert not kept.decodes

@@ -325,6 +325,8 @@ def train(
     overwrite: bool = False,
     language: str | None = None,
     tensorboard: bool = False,
+    minutes: float | None = None,
+    plan: str | Path | None = None,
     quiet: bool = False,
     fields: Mapping[str, Any] | None = None,
     test: str | Path | None = None,
@@ -369,6 +371,8 @@ def train(
     overwrite: replace the run that `out` holds.
     language: of the report, en or zh; the system's if None. The page has both.
     tensorboard: write event files too, live, into the run's folder tensorboard/.
+    minutes: train by the clock: the best model in this time, from the command's start to its end.
+    plan: repeat the plan of a run that was trained so: its plan.toml.
     quiet: show no progress.
     fields: any recipe field by dotted name, such as {"optimizer.momentum": 0.9}.
     Returns the finished run. Raises InputError for anything the user can mend, InterruptedRunError

@@ -8,13 +8,17 @@ would disturb each other.
 import os
 import shlex
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from reslab.errors import InputError
 
+_STARTING = 10.0  # seconds
 _training = threading.RLock()
 _command: str | None = None
+_began: float | None = None
 _computed = False
 _forked_after = False
 
@@ -22,12 +26,29 @@ _forked_after = False
 @contextmanager
 def running_command(words: Sequence[str]) -> Iterator[None]:
     """Say which command is carried out inside the block: its words after `reslab`."""
-    global _command
-    _command = shlex.join(["reslab", *words])
+    global _command, _began
+    _command, _began = shlex.join(["reslab", *words]), time.perf_counter() - _age()
     try:
         yield
     finally:
-        _command = None
+        _command = _began = None
+
+
+def _age() -> float:
+    """Seconds since this process began, as far as Linux tells; 0 if it was there for longer than a
+    command takes to start."""
+    try:
+        begun = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
+        up = float(Path("/proc/uptime").read_text().split()[0])
+        age = up - begun / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0.0
+    return age if 0 < age < _STARTING else 0.0
+
+
+def began_at() -> float:
+    """When the command began that is carried out, or now where there is none: perf_counter."""
+    return time.perf_counter() if _began is None else _began
 
 
 def command_or(function: str) -> str:

@@ -21,6 +21,23 @@ from reslab.pictures.data_source import DataSource
 from reslab.recipes.files import load_recipe, recipe_names, recipe_text
 from reslab.recipes.recipe import Recipe
 
+Minutes = Annotated[
+    float | None,
+    Parameter(
+        help="Train by the clock: the best model in this time, from the command's start to its end."
+    ),
+]
+FindRate = Annotated[
+    bool,
+    flag(
+        "Train nothing: try learning rates in a short ramp on training pictures, write lr.csv and"
+        " lr.png, and suggest one."
+    ),
+]
+PlanFile = Annotated[
+    str | None, Parameter(help="Repeat the plan of a run that was trained so: its plan.toml.")
+]
+
 
 def recipes(
     name: Annotated[str | None, Parameter(help="A recipe; all are listed without it.")] = None,
@@ -67,13 +84,9 @@ def train(
     tensorboard: Annotated[
         bool, flag("Write TensorBoard's event files too, live, into the run's folder tensorboard.")
     ] = False,
-    find_lr: Annotated[
-        bool,
-        flag(
-            "Train nothing: try learning rates in a short ramp on training pictures, write lr.csv"
-            " and lr.png, and suggest one."
-        ),
-    ] = False,
+    minutes: Minutes = None,
+    plan: PlanFile = None,
+    find_lr: FindRate = False,
     quiet: Quiet = False,
     json: Json = False,
     **options: Any,
@@ -86,10 +99,10 @@ def train(
     arguments = as_arguments(options)
     chosen = _recipe(recipe, options)
     if find_lr:
-        if watch_test or overwrite or tensorboard or language:
+        if watch_test or overwrite or tensorboard or language or minutes is not None or plan:
             raise InputError(
-                "--find-lr trains nothing: --watch-test, --overwrite, --language and --tensorboard"
-                " have no part in it"
+                "--find-lr trains nothing: --watch-test, --overwrite, --language, --tensorboard,"
+                " --minutes and --plan have no part in it"
             )
         _find_lr(data, json, recipe=chosen, out=out, device=device, quiet=quiet, **arguments)
         return
@@ -104,6 +117,8 @@ def train(
         overwrite=overwrite,
         language=language,
         tensorboard=tensorboard,
+        minutes=minutes,
+        plan=plan,
         quiet=quiet,
         **arguments,
     )
@@ -130,6 +145,13 @@ def resume(
     /,
     *,
     epochs: Annotated[int | None, Parameter(help="Train to this many epochs in all.")] = None,
+    minutes: Annotated[
+        float | None,
+        Parameter(
+            help="Of a run by the clock: how long to go on from now; the time it had left if not"
+            " given."
+        ),
+    ] = None,
     device: Device = "auto",
     quiet: Quiet = False,
     json: Json = False,
@@ -137,7 +159,8 @@ def resume(
     """Go on with a run exactly where it stopped, or further."""
     from reslab.training.training import resume as resume_
 
-    print_run(resume_(run, epochs=epochs, device=device, quiet=quiet), json)
+    run_ = resume_(run, epochs=epochs, minutes=minutes, device=device, quiet=quiet)
+    print_run(run_, json)
 
 
 def preview(

@@ -13,11 +13,13 @@ from torch import nn
 
 from reslab.judging.scoring import Evaluations, judge_all
 from reslab.learning.loss import Loss, hits
+from reslab.learning.pace import Pace
 from reslab.learning.parts.part import Moment
 from reslab.learning.schedules import rate_factor
 from reslab.learning.state import (
     DivergedError,
     Milestone,
+    Progress,
     Step,
     TrainingState,
     diverged,
@@ -35,16 +37,21 @@ def train_epochs(
     batches: Batches,
     judged: Evaluations,
     device: str,
+    pace: Pace | None = None,
 ) -> Iterator[Step | Milestone]:
     """Train from where the state stands to the recipe's last epoch, or until its patience ends.
 
     judged: what to score after each epoch; "validation" decides which weights are best, "test" is
-        only watched. Raises InputError when a loss or a weight is not finite.
+        only watched.
+    pace: where to end in the place of the last epoch, perhaps within one; it may be given another
+        turn at any yield.
+    Raises InputError when a loss or a weight is not finite.
     """
     progress = state.progress
     steps = len(batches)
+    pace = pace or Pace([(0, recipe.epochs * steps)])
     step_of = _Stepper(state, recipe, Loss.of(recipe, batches.labels), device)
-    while progress.epoch < recipe.epochs and not progress.waited_out(recipe.patience):
+    while _goes_on(progress, recipe, steps, pace):
         epoch = progress.epoch
         state.network.train(recipe.norms_learn)
         started = time.perf_counter()
@@ -54,7 +61,9 @@ def train_epochs(
         coming = batches.from_step(epoch, progress.step, ahead=ahead)
         for step, batch in enumerate(coming, progress.step):
             moment = Moment(recipe.seed, epoch, step, steps)
-            factor = rate_factor(recipe.schedule, moment.count, recipe.epochs * steps, steps)
+            if moment.count >= pace.end:
+                break
+            factor = rate_factor(recipe.schedule, pace.place(moment.count), pace.length, steps)
             loss, right = step_of(batch, moment, factor)
             count = len(batch[1])
             progress.step = step + 1
@@ -77,10 +86,16 @@ def train_epochs(
         started = time.perf_counter()
         scores = judge_all(state.judged, judged, device)
         evaluate_seconds = time.perf_counter() - started
-        last = epoch * steps + steps - 1
-        factor = rate_factor(recipe.schedule, last, recipe.epochs * steps, steps)
+        last = pace.place(epoch * steps + progress.step - 1)
+        factor = rate_factor(recipe.schedule, last, pace.length, steps)
         called = {"epoch": epoch, "learning_rate": recipe.optimizer.lr * factor}
         yield reach_milestone(progress, scores, called, evaluate_seconds)
+
+
+def _goes_on(progress: Progress, recipe: Recipe, steps: int, pace: Pace) -> bool:
+    """Whether an epoch is to begin, or to be ended."""
+    lacks = progress.step > 0 or progress.epoch * steps < pace.end
+    return lacks and not progress.waited_out(recipe.patience)
 
 
 def ramp(

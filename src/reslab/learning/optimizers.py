@@ -100,7 +100,7 @@ def build_optimizer(
 def _groups(settings: Optimizer, network: nn.Module, head: tuple[str, ...]) -> list[dict[str, Any]]:
     """The trained parameters by how they are trained; those of a group keep their order."""
     found: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    blocks = list(dict.fromkeys(_block(name) for name, _ in network.named_parameters()))
+    blocks = list(dict.fromkeys(block_of(name) for name, _ in network.named_parameters()))
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -109,7 +109,7 @@ def _groups(settings: Optimizer, network: nn.Module, head: tuple[str, ...]) -> l
             peak = settings.head_lr or peak
         elif name.endswith("bias"):
             peak = settings.bias_lr or peak
-        peak *= settings.layer_decay ** (len(blocks) - 1 - blocks.index(_block(name)))
+        peak *= settings.layer_decay ** (len(blocks) - 1 - blocks.index(block_of(name)))
         orthogonal = settings.name == "muon" and parameter.ndim == 4
         found.setdefault((peak, orthogonal), []).append(parameter)
     groups = []
@@ -123,7 +123,7 @@ def _groups(settings: Optimizer, network: nn.Module, head: tuple[str, ...]) -> l
     return groups
 
 
-def _block(parameter: str) -> str:
+def block_of(parameter: str) -> str:
     """The block of layers a parameter stands in: layer4 of layer4.1.conv2.weight, or blocks.5."""
     first, *rest = parameter.split(".")
     numbered = not first[-1].isdecimal() and len(rest) > 1 and rest[0].isdecimal()

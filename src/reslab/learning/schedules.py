@@ -38,7 +38,7 @@ def spans_the_run(schedule: Schedule) -> bool:
     return schedule.name not in _REACHES_FURTHER or schedule.warmup > 0
 
 
-def rate_factor(schedule: Schedule, step: int, steps: int, steps_an_epoch: int = 1) -> float:
+def rate_factor(schedule: Schedule, step: float, steps: int, steps_an_epoch: int = 1) -> float:
     """Which share of its peak the learning rate has in a step (from 0) of a run of `steps` steps.
 
     It rises along a cosine over the share `warmup` of the run, a third for "one-cycle" if that is
@@ -50,4 +50,4 @@ def rate_factor(schedule: Schedule, step: int, steps: int, steps_an_epoch: int =
         share = (step + 1) / (rising + 1)
         return 0.5 - 0.5 * math.cos(math.pi * share)
     share = (step - rising) / max(1.0, steps - rising)
-    return CURVES[schedule.name](schedule, share, step // steps_an_epoch)
+    return CURVES[schedule.name](schedule, share, int(step // steps_an_epoch))

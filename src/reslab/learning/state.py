@@ -17,6 +17,7 @@ class Progress:
     """Everything of a training that is no tensor. It is saved as JSON.
 
     epoch: also which strength of regularisation comes next, where a head is solved.
+    stage: of a training by the clock; its epochs count on over the stages.
     """
 
     epoch: int = 0
@@ -31,6 +32,7 @@ class Progress:
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
     epoch_seconds: float = 0.0
+    stage: int = -1
 
     def waited_out(self, patience: int | None) -> bool:
         """Whether so many epochs have passed since the best one."""
@@ -128,7 +130,7 @@ def reach_milestone(
 
 
 class DivergedError(InputError):
-    """A loss or a weight is no longer finite."""
+    """A loss or a weight is no longer finite: the steps were too large."""
 
 
 def diverged(what: str, value: float, progress: Progress) -> DivergedError:

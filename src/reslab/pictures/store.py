@@ -25,7 +25,7 @@ class PixelStore:
     """The pixels of samples, fitted to a target, a batch at a time.
 
     Small pictures that were kept as they are get fitted when they are taken. Others are decoded
-    when they are taken, until `fill` has kept them all.
+    when they are taken, until `fill` has kept them all, or `fill_as_read` those once taken.
     """
 
     def __init__(self, samples: Samples, target: Preprocessing) -> None:
@@ -33,6 +33,7 @@ class PixelStore:
         self.target = target
         self._small = samples.pixels
         self._fitted: torch.Tensor | None = None
+        self._known: torch.Tensor | None = None
         self._file: _PixelFile | None = None
         self._lacks_room = False
 
@@ -58,12 +59,24 @@ class PixelStore:
             self._lacks_room = self._file is None
         return self
 
+    def fill_as_read(self) -> "PixelStore":
+        """Keep every picture when it is first taken, for those who may not come to all of them.
+
+        Where memory does not suffice for all, none is kept.
+        """
+        shape = (len(self.samples), self.target.channels, *self.target.size)
+        if self._small is None and self._fitted is None and np.prod(shape) <= memory_budget():
+            self._fitted = torch.empty(shape, dtype=torch.uint8)
+            self._known = torch.zeros(len(self.samples), dtype=torch.bool)
+        return self
+
     def __len__(self) -> int:
         return len(self.samples)
 
     def take(self, rows: torch.Tensor) -> torch.Tensor:
         """The pixels of these rows, uint8 (n, C, *target.size)."""
         if self._fitted is not None:
+            self._read_unknown(rows)
             return self._fitted[rows]
         if self._small is not None:
             return self.target.fit(with_channels(self._small[rows], self.target.channels))
@@ -72,10 +85,20 @@ class PixelStore:
         decoded = in_threads(self.read, lost) if lost else iter(())
         return torch.stack([next(decoded) if pixels is None else pixels for pixels in found])
 
+    def _read_unknown(self, rows: torch.Tensor) -> None:
+        """Read those of the rows that are to be kept and were not taken before."""
+        if self._known is None or self._fitted is None:
+            return
+        unknown = sorted(set(rows[~self._known[rows]].tolist()))
+        for row, pixels in zip(unknown, in_threads(self.read, unknown), strict=True):
+            self._fitted[row] = pixels
+            self._known[row] = True
+
     @property
     def decodes(self) -> bool:
         """Whether taking pixels means reading files."""
-        return self._small is None and self._fitted is None
+        kept = self._fitted is not None and (self._known is None or bool(self._known.all()))
+        return self._small is None and not kept
 
     @property
     def note(self) -> str | None:

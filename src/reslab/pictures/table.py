@@ -133,5 +133,10 @@ class Pictures:
         """For each split SHA-256 over its samples' contents and classes in their order."""
         return {name: arrangement_of(samples) for name, samples in self}
 
+    def holding_back(self, *names: str) -> "Pictures":
+        """The pictures without these splits."""
+        kept = {name: samples for name, samples in self.splits.items() if name not in names}
+        return replace(self, splits=kept)
+
     def with_notes(self, *notes: str) -> "Pictures":
         return replace(self, notes=(*self.notes, *notes))

@@ -1,7 +1,7 @@
 """What a report says of one run: gathered from its folder, and from its pictures if they are there.
 
 Nothing here depends on when, where or how fast the run went, so a run that was killed and resumed
-has the report of one that never was.
+has the report of one that never was; but what a training by the clock did with its time is told.
 """
 
 import shlex
@@ -173,7 +173,7 @@ def gather(run: Run, pictures: Pictures | None) -> Content:
         watched=looks - len(looks_of(run.path)),
         network=measure(model.network, model.spec),
         recipe=run.recipe().to_toml(),
-        command=command_of(info["source"]),
+        command=command_of(info["source"], by_plan=info.get("by_plan", False)),
         samples=samples,
         mistakes=mistakes,
         has_pictures=pictures is not None,
@@ -187,9 +187,12 @@ def _refuse_another_order(answers: list[Answer], pictures: Pictures) -> None:
         raise InputError("predictions.csv does not name the test pictures in their order")
 
 
-def command_of(source: dict[str, Any], recipe: str = "recipe.toml") -> str:
+def command_of(
+    source: dict[str, Any], recipe: str = "recipe.toml", *, by_plan: bool = False
+) -> str:
     """The command that trains a recipe on data; without its place, given in the run's folder."""
-    words = ["reslab", "train", source["data"], "--recipe", recipe]
+    by = ["--plan", "plan.toml"] if by_plan else ["--recipe", recipe]
+    words = ["reslab", "train", source["data"], *by]
     for name in ("test", "val", "root", "data_root"):
         if source.get(name):
             words += [f"--{name.replace('_', '-')}", source[name]]

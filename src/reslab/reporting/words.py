@@ -111,6 +111,28 @@ _TEXTS: dict[str, tuple[str, str]] = CHECK_TEXTS | {
     "output": ("output", "输出"),
     "parameters": ("parameters", "参数"),
     "operations": ("multiply-adds", "乘加次数"),
+    "plan": ("What the time was used for", "时间用在了哪里"),
+    "plan_minutes": ("It had {minutes} minutes.", "总共有 {minutes} 分钟。"),
+    "plan_repeated": ("A plan was repeated.", "重复了一份计划。"),
+    "plan_help": (
+        "Each stage began with the best weights before it, and only the validation split chose."
+        " The same seed gives the same plan only where everything takes as long; plan.toml repeats"
+        " this one exactly.",
+        "每个阶段都从此前最好的权重开始，只由验证集挑选。只有各步耗时相同，同样的种子才会得到同样的"
+        "计划；plan.toml 可以原样重复这一份。",
+    ),
+    "plan_stage": ("stage", "阶段"),
+    "plan_seconds": ("seconds", "秒"),
+    "plan_gain": ("gain", "提高"),
+    "plan_diverged": ("(diverged)", "（发散）"),
+    "plan_outlook": (
+        "Going by its course so far, twice the time would probably add about {gain} on validation.",
+        "按目前的走势，再用一倍的时间，验证集上大概能再提高 {gain}。",
+    ),
+    "plan_unsure": (
+        "That is less than so few validation pictures can tell.",
+        "这比这么少的验证图片所能分辨的还小。",
+    ),
     "curves": ("Curves", "曲线"),
     "curves_help": (
         "The weights of epoch {best} were kept: the validation split chose them.",

@@ -76,6 +76,10 @@ class Info(_Part):
     without: list[str] = []
     class_counts: dict[str, list[int]] = {}
     tensorboard: bool = False
+    by_plan: bool = False
+    minutes: float | None = None
+    stages: list[dict[str, Any]] = []
+    outlook: dict[str, Any] | None = None
     language: Literal["en", "zh"] = "en"
     extended_to: int | None = None
     process: str = ""

@@ -1,7 +1,7 @@
 """From DATA and a recipe to what the loop needs: full splits, full preprocessing, a network."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -65,11 +65,22 @@ class Prepared:
         )
 
 
-def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Prepared:
-    """Split, settle, build and load. Raises InputError before anything is written."""
+def prepare(
+    pictures: Pictures,
+    recipe: Recipe,
+    track: Track = untracked,
+    *,
+    held_back: Sequence[str] = (),
+    fill: bool = True,
+) -> Prepared:
+    """Split, settle, build and load. Raises InputError before anything is written.
+
+    held_back: splits that are not to be seen. fill: decode pictures now that all epochs need, not
+    when they are first taken.
+    """
     fingerprint = pictures.fingerprint()
     whole, carved = complete_splits(pictures, recipe.splitting, track)
-    whole = whole.with_notes(*split_notes(whole))
+    whole = whole.with_notes(*split_notes(whole)).holding_back(*held_back)
     folds, unjudged = cross_validation(whole, recipe, track)
     whole = whole.with_notes(*unjudged)
     recipe = complete_inputs(recipe, whole)
@@ -84,16 +95,10 @@ def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Pre
     if recipe.drop_path:
         mark_branches(network, recipe.network, recipe.drop_path)
     whole = whole.with_notes(*note)
-    cached = parts if recipe.features == "cached" else None
-    if cached and recipe.averaging != "none":
-        raise InputError(
-            f"averaging = {recipe.averaging!r} computes views of its own; it goes with"
-            " --features online, or --averaging none"
-        )
+    cached = _cached(parts, recipe)
     stores = _stores(whole, recipe, preprocessing)
-    if not cached:
-        for name, store in stores.items():
-            store.fill(track=track, what=f"reading {name}")
+    for name, store in () if cached else stores.items():
+        store.fill(track=track, what=f"reading {name}") if fill else store.fill_as_read()
     batches = _training_batches(stores["train"], recipe, preprocessing)
     whole = whole.with_notes(*{store.note for store in stores.values() if store.note})
     if recipe.weights == "none":
@@ -117,6 +122,18 @@ def prepare(pictures: Pictures, recipe: Recipe, track: Track = untracked) -> Pre
         },
         fingerprint=fingerprint,
     )
+
+
+def _cached(parts: Cut | None, recipe: Recipe) -> Cut | None:
+    """The parts whose features are to be cached, if any."""
+    if parts is None or recipe.features != "cached":
+        return None
+    if recipe.averaging != "none":
+        raise InputError(
+            f"averaging = {recipe.averaging!r} computes views of its own; it goes with"
+            " --features online, or --averaging none"
+        )
+    return parts
 
 
 def cross_validation(

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from reslab.errors import InputError
 from reslab.judging.calibration import Calibration, calibrate, fit_temperature
 from reslab.judging.metrics import Judged, measured, overall
 from reslab.learning.solved import fold_heads
-from reslab.networks.inference import logits_of
+from reslab.networks.folding import folded
+from reslab.networks.inference import as_input, logits_of
 from reslab.pictures.splitting import Folds
 from reslab.run.looks import note_look
 from reslab.training.description import digest_of
@@ -20,25 +22,27 @@ from reslab.training.run_files import Outcome, write_files
 from reslab.training.session import Session
 
 
-def publish(session: Session) -> None:
+def publish(session: Session, *, fast: bool = False) -> None:
     """Write the model, score it once on each held-out split, and write what the run is for.
 
-    Whatever moment the process is killed at, all of it is done again by a resume.
+    Whatever moment the process is killed at, all of it is done again by a resume. fast: judge it
+    with its batch norms folded, as it predicts.
     """
     prepared, run = session.prepared, session.run
     prepared.trained.load_state_dict(session.best_weights())
     started = time.perf_counter()
     results: dict[str, Any] = {"test": None, "validation": None}
     outcome = Outcome(run, prepared.pictures)
+    network = _folded(session) if fast else prepared.trained
     if prepared.folds is not None:
         results["validation"] = _judge_out_of_fold(session, prepared.folds, outcome)
     elif "validation" in prepared.evaluation:
-        results["validation"] = _judge(session, "validation", outcome)
+        results["validation"] = _judge(session, network, "validation", outcome)
     session.publish_best(outcome.calibration)
     if "test" in prepared.evaluation:
         weights = digest_of(prepared.network, tuple(prepared.network.state_dict()))
         note_look(run.path, "train", len(prepared.pictures.splits["test"]), weights)
-        results["test"] = _judge(session, "test", outcome)
+        results["test"] = _judge(session, network, "test", outcome)
     session.state.progress.evaluate_seconds += time.perf_counter() - started
     standing = session.standing()
     # The report is made of these, and tells no times.
@@ -49,7 +53,13 @@ def publish(session: Session) -> None:
     run.write_info(status="finished", **session.standing())
 
 
-def _judge(session: Session, split: str, outcome: Outcome) -> dict[str, Any]:
+def _folded(session: Session) -> nn.Module:
+    prepared = session.prepared
+    shape = (1, prepared.spec.channels, *prepared.spec.size)
+    return folded(prepared.trained, as_input(torch.zeros(shape), session.device))
+
+
+def _judge(session: Session, network: nn.Module, split: str, outcome: Outcome) -> dict[str, Any]:
     """All that is measured of the best weights on a split; its logits are left in the outcome.
 
     The validation split says first how far probabilities can be believed.
@@ -58,7 +68,7 @@ def _judge(session: Session, split: str, outcome: Outcome) -> dict[str, Any]:
     samples, classes = prepared.pictures.splits[split], prepared.pictures.classes
     views = prepared.recipe.averaging
     batches: Callable[[], Any] = prepared.evaluation[split]
-    logits, labels = logits_of(prepared.trained, batches(), session.device, views)
+    logits, labels = logits_of(network, batches(), session.device, views)
     _refuse_diverged(overall(logits, labels, Judged(samples, classes))["loss"], split)
     if split == "validation":
         outcome.calibration = calibrate(logits, labels)
@@ -66,7 +76,7 @@ def _judge(session: Session, split: str, outcome: Outcome) -> dict[str, Any]:
     outcome.judged[split], outcome.logits[split] = judged, logits
     found = measured(logits, labels, judged)
     if views != "none":
-        logits, labels = logits_of(prepared.trained, batches(), session.device, "none")
+        logits, labels = logits_of(network, batches(), session.device, "none")
         found |= {"averaging": views, "without_averaging": overall(logits, labels, judged)}
         _refuse_diverged(found["without_averaging"]["loss"], split)
     return found

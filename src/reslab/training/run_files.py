@@ -22,6 +22,7 @@ from reslab.reporting.page import write_report
 from reslab.run.checkpoint import save_checkpoint
 from reslab.run.folder import Run
 from reslab.run.looks import LOOKS_FILE, note_look
+from reslab.training.anytime.plan import PLAN_FILE, Plan
 
 
 @dataclass
@@ -99,6 +100,11 @@ RUN_FILES = (
     RunFile(LOOKS_FILE, "each look at the test split, with its date and command", note_look),
     RunFile("curves.png", "loss and accuracy over the run", _curves, "stop"),
     RunFile("report.html", "all of it as a page to look at, without network", _report, "end"),
+    RunFile(
+        PLAN_FILE,
+        "of a training by the clock: its stages, what they cost and gave; --plan repeats them",
+        Plan.save,
+    ),
     RunFile("preview.png", "samples as trained on", draw_training_sheet),
     RunFile("checkpoints/last.safetensors", "the last state", save_checkpoint),
     RunFile("checkpoints/previous.safetensors", "the one saved before it", save_checkpoint),

@@ -37,7 +37,10 @@ def new_state(prepared: Prepared, device: str) -> TrainingState:
 
 @dataclass
 class Session:
-    """A run, what it works with, and where it stands; `began` is when, by time.perf_counter."""
+    """A run, what it works with, and where it stands; `began` is when, by time.perf_counter.
+
+    stage: which one of a plan this is, if any: its best weights are kept whole, and published.
+    """
 
     run: Run
     prepared: Prepared
@@ -45,6 +48,7 @@ class Session:
     display: Display
     began: float
     state: TrainingState
+    stage: int | None = None
 
     @classmethod
     def open(
@@ -93,7 +97,16 @@ class Session:
 
     def keep_best(self) -> None:
         """Keep the weights as they are now: they are the best so far."""
-        save_model(self.run.best_checkpoint, self.state.judged.state_dict(), self.model())
+        weights = dict(self.state.judged.state_dict())
+        if self.stage is not None:
+            weights = self.prepared.network.state_dict() | weights
+        save_model(self.run.best_checkpoint, weights, self.model())
+        if self.stage is not None:
+            self.publish_best()
+
+    def append_history(self, record: dict[str, Any]) -> None:
+        """Add a record to the history."""
+        self.run.append_history(record if self.stage is None else record | {"stage": self.stage})
 
     def best_weights(self) -> dict[str, torch.Tensor]:
         """The best weights so far, of what trained."""

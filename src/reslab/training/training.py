@@ -6,29 +6,31 @@ carries it from one to the next.
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from reslab.disk import user_path
 from reslab.judging.scoring import Evaluations
-from reslab.judging.sheet import draw_training_sheet
 from reslab.learning.device import choose_device, set_up
 from reslab.learning.loop import train_epochs
 from reslab.learning.state import Milestone, Step, TrainingState
 from reslab.options import refuse_unknown, taken, taking
 from reslab.pictures.data_source import DataSource
-from reslab.process import training_alone
+from reslab.process import began_at, training_alone
 from reslab.recipes.files import load_recipe
 from reslab.recipes.recipe import Recipe, changes_of
 from reslab.reporting.words import choose_language
-from reslab.run.checkpoint import CheckpointClock
 from reslab.run.display import Display
 from reslab.run.folder import Run, new_run_folder, open_run, refuse_inside_data
 from reslab.run.interruption import catching_signals
 from reslab.run.lock import holding
+from reslab.training.anytime.plan import Plan
+from reslab.training.anytime.story import by_plan, plan_of, staged_plan, whole_recipe, work_by_plan
 from reslab.training.continuing import differences, refuse_changed, refuse_extension
 from reslab.training.description import announce, description, digest_of, say_what_has_no_part
-from reslab.training.event_files import event_files, refuse_without_tensorboard
+from reslab.training.event_files import refuse_without_tensorboard
+from reslab.training.following import draw_preview, followed
 from reslab.training.inputs import default_recipe, with_whole_paths
 from reslab.training.preparation import Prepared, prepare, with_precision
 from reslab.training.publishing import publish
@@ -49,6 +51,8 @@ def train(
     overwrite: bool = False,
     language: str | None = None,
     tensorboard: bool = False,
+    minutes: float | None = None,
+    plan: str | Path | None = None,
     quiet: bool = False,
     fields: Mapping[str, Any] | None = None,
     **options: Any,
@@ -63,40 +67,51 @@ def train(
     overwrite: replace the run that `out` holds.
     language: of the report, en or zh; the system's if None. The page has both.
     tensorboard: write event files too, live, into the run's folder tensorboard/.
+    minutes: train by the clock: the best model in this time, from the command's start to its end.
+    plan: repeat the plan of a run that was trained so: its plan.toml.
     quiet: show no progress.
     fields: any recipe field by dotted name, such as {"optimizer.momentum": 0.9}.
     Returns the finished run. Raises InputError for anything the user can mend, InterruptedRunError
     after a signal, with the state saved.
     """
     refuse_unknown(options, DataSource, Recipe)
-    began = time.perf_counter()
+    began = time.perf_counter() if minutes is None else began_at()
     display = Display(quiet=quiet)
     changes = changes_of(taken(options, Recipe), fields)
+    staged = staged_plan(plan, minutes, recipe, changes, watch_test=watch_test)
     # What can be wrong with the command is found before the data is read.
     chosen = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
     (chosen or Recipe()).with_fields(changes)
-    asked = _asked(watch_test, language, tensorboard)
-    device = choose_device(device)
-    set_up(device)
+    asked = _asked(watch_test, language, tensorboard) | by_plan(staged)
+    set_up(device := choose_device(device))
     if out is not None:
         Run(out).refuse_held(overwrite=overwrite)
     source = DataSource.named(data, taken(options, DataSource))
     pictures = source.read(display.track)
-    chosen = (chosen or default_recipe(pictures)).with_fields(changes)
+    chosen = whole_recipe(staged, chosen or default_recipe(pictures), changes)
     refuse_inside_data(user_path(out or "runs"), user_path(str(data)))
-    prepared = prepare(pictures, with_whole_paths(chosen), display.track)
+    prepared = prepare(pictures, with_whole_paths(chosen), display.track, fill=staged is None)
     say_what_has_no_part(prepared.recipe, changes, display)
-    prepared, precision_reason = with_precision(prepared, device)
+    prepared, reason = with_precision(prepared, device)
     run = Run(new_run_folder(chosen.name, str(data)) if out is None else out)
     with holding(run.path, run.holder):
-        run.create([file.name for file in RUN_FILES], overwrite=overwrite)
-        run.write_recipe(prepared.recipe)
-        run.write_info(
-            **description(prepared, source, device, **asked),
-            precision_reason=precision_reason,
-            seconds={"data": time.perf_counter() - began, "features": 0.0},
-        )
+        info = description(prepared, source, device, **asked) | {"precision_reason": reason}
+        info["seconds"] = {"data": time.perf_counter() - began, "features": 0.0}
+        _create(run, prepared.recipe, staged, info, overwrite=overwrite)
+        if staged is not None:
+            return work_by_plan(run, prepared, device, display, staged, began, minutes)
         return _to_the_end(Session.open(run, prepared, device, display, began), fresh=True)
+
+
+def _create(
+    run: Run, recipe: Recipe, staged: Plan | None, info: dict[str, Any], *, overwrite: bool
+) -> None:
+    """Make the run's folder, with all that is known before the first step."""
+    run.create([file.name for file in RUN_FILES], overwrite=overwrite)
+    run.write_recipe(recipe)
+    if staged is not None:  # before run.json, which says that there is one
+        staged.begin(run.path, recipe)
+    run.write_info(**info)
 
 
 def _asked(watch_test: bool, language: str | None, tensorboard: bool) -> dict[str, Any]:
@@ -112,36 +127,47 @@ def _asked(watch_test: bool, language: str | None, tensorboard: bool) -> dict[st
 
 @training_alone()
 def resume(
-    run: str | Path, *, epochs: int | None = None, device: str = "auto", quiet: bool = False
+    run: str | Path,
+    *,
+    epochs: int | None = None,
+    minutes: float | None = None,
+    device: str = "auto",
+    quiet: bool = False,
 ) -> Run:
     """Go on with a run where it stopped, or, with `epochs`, further than it was to go.
 
+    minutes: of a run by the clock, how long to go on from now; the time it had left if None.
     device: auto, cpu, cuda, cuda:N or mps.
     quiet: show no progress.
     Raises InputError if the data has changed or the schedule does not allow more epochs.
     """
-    began = time.perf_counter()
+    began = began_at()
     display = Display(quiet=quiet)
     device = choose_device(device)
     set_up(device)
     opened = open_run(run)
     with holding(opened.path, opened.holder):
         opened = open_run(run)  # again, now that no other process writes it
-        recipe = opened.recipe()
+        recipe, plan = opened.recipe(), plan_of(opened, minutes, epochs)
         if epochs is not None and epochs != recipe.epochs:
             refuse_extension(opened, recipe, epochs)
             recipe = recipe.with_fields({"epochs": epochs})
             opened.write_info(extended_to=epochs)  # before recipe.toml says so
-        elif opened.finished:
+        elif opened.finished and minutes is None:
             further = "; name more --epochs to go further"
-            if opened.info.get("stopped_early"):
+            if plan is not None:
+                further = "; name --minutes to go further"
+            elif opened.info.get("stopped_early"):
                 further = f": its patience of {recipe.patience} epochs has ended"
             display.say(f"{opened.path} is finished{further}")
             return opened
-        prepared = prepare(opened.source.read(display.track), recipe, display.track)
+        pictures = opened.source.read(display.track)
+        prepared = prepare(pictures, recipe, display.track, fill=plan is None)
         refuse_changed(opened, prepared)
         for difference in differences(opened, device):
             display.warn(f"{difference}: the result may differ in its last digits")
+        if plan is not None:
+            return work_by_plan(opened, prepared, device, display, plan, began, minutes)
         session = Session.open(opened, prepared, device, display, began)
         return _to_the_end(session, fresh=not opened.begun)
 
@@ -169,7 +195,7 @@ def _compute_features(session: Session, caught: list[int]) -> None:
         _stop_if_asked(session, caught)
 
     if prepared.cut is not None:
-        _draw_preview(session)
+        draw_preview(session)
         session.prepared, report = with_features(prepared, device, display, stop)
         session.note_features("features", report)
     progress = session.state.progress
@@ -180,33 +206,18 @@ def _compute_features(session: Session, caught: list[int]) -> None:
 
 def _learn(session: Session, caught: list[int]) -> None:
     """Train or solve to the last epoch or strength, keeping the best weights and the state."""
-    run, state, display = session.run, session.state, session.display
-    recipe = session.prepared.recipe
-    progress = state.progress
     events, steps = _events(session)
-    clock = CheckpointClock(recipe.checkpoint_every)
-    done = progress.epoch * steps + progress.step
-    with display.training(recipe.epochs, steps, done), event_files(run) as put:
-        for event in events:
-            if isinstance(event, Milestone):
-                run.append_history(event.record)
-                put(event.record)
-                if event.best:
-                    session.keep_best()
-                display.milestone(event, progress.epoch - 1)
-            else:
-                display.step(event)
-            _draw_preview(session)
-            ending = bool(caught)  # once: a signal may come at any moment
-            if clock.due(isinstance(event, Milestone)) or ending:
-                state.refuse_diverged()
+    with closing(followed(session, events, steps)) as seen:  # shown no more once it has stopped
+        for _ in seen:
+            if caught:
+                session.state.refuse_diverged()
                 session.save()
-            if ending:
                 _stop_if_asked(session, caught)
-        session.save()
-        _stop_if_asked(session, caught)
+    session.save()
+    _stop_if_asked(session, caught)
+    progress, recipe = session.state.progress, session.prepared.recipe
     if progress.epoch < recipe.epochs:
-        display.say(
+        session.display.say(
             f"stopped    after {progress.epoch} of {recipe.epochs} epochs: none of the last"
             f" {recipe.patience} was better than epoch {progress.best_epoch}"
         )
@@ -230,13 +241,6 @@ def events_of(
     if prepared.recipe.solves:
         return solved_path(prepared, state, judged, device)
     return train_epochs(state, prepared.recipe, prepared.batches, judged, device)
-
-
-def _draw_preview(session: Session) -> None:
-    """Draw the sheet if it is not there yet: after the first step, which it would hold up."""
-    path = session.run.path / "preview.png"
-    if not path.exists():
-        draw_training_sheet(session.prepared.pixels, session.prepared.pictures.classes, path)
 
 
 def _stop_if_asked(session: Session, caught: list[int]) -> None:

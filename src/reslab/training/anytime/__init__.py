@@ -1,0 +1,1 @@
+"""Training by the clock: a plan of stages, each an ordinary training from the best state before."""

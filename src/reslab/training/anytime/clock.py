@@ -1,0 +1,101 @@
+"""The time a training has: when it ends, what the ending takes, what a step takes."""
+
+import time
+from collections import deque
+
+FIXED = 5.5  # seconds that report, charts and files take, where pictures pass at any rate
+SAFETY = 1.4  # times the measured rate of judging; where that is not enough, no score is given
+RECENT = 24  # steps that a pace is measured over
+
+
+class Clock:
+    """Counts down to the moment when the command must have ended.
+
+    began: when the time began to count, by time.perf_counter(). seconds: how long it is. before:
+    seconds that were used earlier.
+    """
+
+    def __init__(self, began: float, seconds: float, before: float = 0.0) -> None:
+        self.began = began
+        self.seconds = seconds
+        self.before = before
+        self.held_out = 0
+        self.rate: float | None = None
+        self.slower = 1.0  # times as slow as the machine was when the rate was measured
+
+    @property
+    def used(self) -> float:
+        return self.before + time.perf_counter() - self.began
+
+    @property
+    def left(self) -> float:
+        return self.seconds + self.began - time.perf_counter()
+
+    @property
+    def ending(self) -> float:
+        """Seconds that scoring what is held out and writing the files will take."""
+        return FIXED + SAFETY * self._scoring
+
+    @property
+    def least_ending(self) -> float:
+        """What the ending takes if all goes well."""
+        return 0.9 * FIXED + self._scoring
+
+    @property
+    def _scoring(self) -> float:
+        return self.slower * self.held_out / self.rate if self.rate else 0.0
+
+    @property
+    def leaving(self) -> float:
+        """What it takes to leave without a score."""
+        return 0.5 * FIXED
+
+    @property
+    def left_to_learn(self) -> float:
+        return self.left - self.ending
+
+    def note_rate(self, pictures: int, seconds: float) -> None:
+        """Learn at how many pictures a second a network judges them."""
+        if pictures and seconds > 0:
+            self.rate, self.slower = pictures / seconds, 1.0
+
+
+class StepTimes:
+    """Seconds a step takes, over the last ones, everything that happens between two included."""
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque(maxlen=RECENT)
+        self._usual: float | None = None
+        self._last = time.perf_counter()
+        self._warm = False  # the first step sets up much that the others use
+
+    def step(self) -> None:
+        now = time.perf_counter()
+        if self._warm:
+            self._times.append(now - self._last)
+        self._last, self._warm = now, True
+
+    def other(self) -> float:
+        """Seconds since the last step, for something that was none."""
+        now = time.perf_counter()
+        passed, self._last = now - self._last, now
+        return passed
+
+    def forget_slowness(self) -> None:
+        """Compare with what comes from now on."""
+        self._usual = None
+
+    @property
+    def slower(self) -> float:
+        """How many times as long as the first ones the last steps took, 1 or more."""
+        if len(self._times) < RECENT // 2:
+            return 1.0
+        self._usual = min(self._usual or self.mean, self.mean)
+        return self.mean / self._usual
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    @property
+    def mean(self) -> float:
+        return sum(self._times) / len(self._times)

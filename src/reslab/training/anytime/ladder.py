@@ -1,0 +1,188 @@
+"""What to do next: the stage that promises most for the time that is left."""
+
+import math
+from typing import Any
+
+from reslab.errors import InputError
+from reslab.features.freezing import check_solvable
+from reslab.learning.optimizers import block_of
+from reslab.networks.catalogue import head_prefix
+from reslab.networks.cutting import UncuttableError, cut
+from reslab.networks.measuring import measure
+from reslab.training.anytime.plan import Stage
+from reslab.training.anytime.working import Work
+from reslab.training.preparation import Prepared
+
+GLANCE = 250  # pictures of train that the very first model learns from, where there are many
+WORTH = 2.0  # seconds of learning below which a stage is not begun
+CALMER = 0.2  # of the rate, after a training that diverged
+PASSES = 4  # forward passes that a training step costs
+LAST = 0.4  # of a pass's operations, that the last layers may take
+LAST_PASSES = (
+    1.2  # forward passes of the whole network that a training step of the last layers costs
+)
+LAST_EPOCHS = (
+    2,
+    4,
+)  # that are worth the features they need; after which more of the network pays more
+WHOLE_FROM = 2.0  # epochs of the whole network, from which on it gives more than the last layers
+FULL_RATE_FROM = 2.0  # epochs; a shorter training would not find back from large steps
+HEAD_SHARE = 0.4  # of the time left, that features for a solved head may take
+HEAD_ALONE = 0.85  # the same, where there is time for nothing else
+LEAST_EPOCHS = 0.5  # of all layers; with less, food10's accuracy fell (LOG.md)
+QUICK_SHARE = 0.15  # of the time, for a first model where nothing was pretrained
+CYCLES = 4  # that are each longer than the one before
+LONGER = 4  # a cycle from scratch is so many times as long as the one before
+
+HEAD: dict[str, Any] = {
+    "train_from": "head",
+    "head": "solved",
+    "features": "cached",
+    "views": 0,
+    "averaging": "none",
+}
+# Chosen on food10's validation split (LOG.md).
+WHOLE: dict[str, Any] = {
+    "train_from": "all",
+    "head": "trained",
+    "batch_size": 32,
+    "label_smoothing": 0.1,
+    "optimizer.name": "adamw",
+    "optimizer.lr": 3e-4,
+    "optimizer.weight_decay": 0.05,
+    "optimizer.layer_decay": 1.0,
+    "schedule.name": "cosine",
+    "schedule.warmup": 0.1,
+}
+LAST_LAYERS: dict[str, Any] = WHOLE | {
+    "features": "cached",
+    "views": 1,
+    "averaging": "none",
+    "optimizer.lr": 5e-4,
+}
+
+
+def next_stage(work: Work) -> Stage | None:
+    """The next stage of a plan, or None if no time is left for one."""
+    assert work.clock is not None
+    if work.plan.stages and work.clock.left_to_learn < WORTH:
+        return None
+    found = _after_head(work) if _solvable(work.base) else _from_scratch(work)
+    pinned = work.plan.pinned
+    kept = {name: value for name, value in found.fields.items() if name not in pinned}
+    given_up = sum(stage.diverged for stage in work.plan.stages)
+    if given_up:
+        rate = kept.get("optimizer.lr", work.base.recipe.optimizer.lr)
+        kept["optimizer.lr"] = rate * CALMER**given_up
+    return found.model_copy(update={"fields": kept})
+
+
+def _solvable(base: Prepared) -> bool:
+    """Whether there is something that was learned before, and a head that can be solved on it."""
+    recipe = base.recipe
+    if recipe.weights == "none":
+        return False
+    try:
+        check_solvable(base.network, recipe.with_fields({"head": "solved"}))
+    except InputError:
+        return False
+    return True
+
+
+def _after_head(work: Work) -> Stage:
+    clock, stages = work.clock, work.plan.stages
+    assert clock is not None
+    count = len(work.base.pictures.splits["train"])
+    if not stages:
+        few = GLANCE if count > 2 * GLANCE else None
+        return Stage(
+            name="head",
+            why="a first model in the shortest time: plain features, a solved head",
+            fields=HEAD,
+            pictures=few,
+        )
+    seen = max(stage.pictures or count for stage in stages)
+    # How many times all pictures could pass forward.
+    passes = (clock.rate or 0.0) * clock.left_to_learn / count
+    share = HEAD_SHARE if passes > 1 + PASSES * LEAST_EPOCHS else HEAD_ALONE
+    possible = int(count * share * passes)
+    if all(stage.fields.get("train_from") == "head" for stage in stages) and seen < count:
+        wanted = min(count, seen + possible)
+        if wanted > 1.3 * seen:
+            return Stage(
+                name="head",
+                why="the head again, on more of the pictures",
+                fields=HEAD,
+                pictures=None if wanted == count else wanted,
+            )
+    # How many epochs there is time for, at a fourth of the rate of a forward pass.
+    epochs = passes / PASSES
+    if epochs < WHOLE_FROM and all(stage.name != "last layers" for stage in stages):
+        found = _last_layers(work, passes)
+        if found is not None:
+            return found
+    rate = WHOLE["optimizer.lr"] * min(1.0, math.sqrt(epochs / FULL_RATE_FROM))
+    return Stage(
+        name="all",
+        why=f"all layers, for the time that is left: about {epochs:.1f} epochs",
+        fields=WHOLE
+        | {"epochs": work.progress.epoch + math.ceil(2 * epochs) + 1, "optimizer.lr": rate},
+    )
+
+
+def _last_layers(work: Work, passes: float) -> Stage | None:
+    """The last layers on cached features of the others, if there is time for `passes` of all."""
+    pictures = work.base.pictures.counts()
+    features = 1 + pictures["validation"] / pictures["train"]
+    least, most = LAST_EPOCHS
+    epochs = min(most, int((passes - features) / LAST_PASSES))
+    layer = last_layers(work.base) if epochs >= least else None
+    if layer is None:
+        return None
+    return Stage(
+        name="last layers",
+        why=f"from {layer} on, on cached features of what comes before: {epochs} epochs",
+        fields=LAST_LAYERS | {"train_from": layer, "epochs": work.progress.epoch + epochs},
+    )
+
+
+def last_layers(base: Prepared) -> str | None:
+    """The first of the last layers that take `LAST` of the operations, if it can be cut there."""
+    costs: dict[str, int] = {}
+    for layer in measure(base.network, base.spec).layers:
+        block = block_of(f"{layer.name}.weight")
+        costs[block] = costs.get(block, 0) + layer.multiply_adds
+    head = {prefix.rstrip(".") for prefix in head_prefix(base.recipe.network, base.network)}
+    left, found = LAST * sum(costs.values()), None
+    for block in reversed(costs):
+        left -= costs[block]
+        if left < 0:
+            break
+        if block not in head and costs[block]:
+            found = block
+    try:
+        if found is not None:
+            cut(base.network, found)
+    except UncuttableError:
+        return None
+    return found
+
+
+def _from_scratch(work: Work) -> Stage:
+    clock, stages = work.clock, work.plan.stages
+    assert clock is not None
+    epochs = work.base.recipe.epochs
+    fields: dict[str, Any] = {"train_from": "all", "head": "trained"}
+    if not stages:
+        return Stage(
+            name="first",
+            why="a first model in a small share of the time",
+            fields=fields | {"epochs": epochs},
+            share=QUICK_SHARE,
+        )
+    length = epochs * LONGER ** min(len(stages), CYCLES)
+    return Stage(
+        name="longer",
+        why="again from the best so far, along a schedule for the time that is left",
+        fields=fields | {"epochs": work.progress.epoch + length},
+    )

@@ -1,0 +1,339 @@
+"""A stage of a plan: prepared, carried out by the one training loop, and kept to its time."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from reslab.errors import InputError
+from reslab.features.extraction import TOGETHER, FeatureBatches
+from reslab.judging.scoring import Evaluations, judge, judge_all
+from reslab.learning.loop import train_epochs
+from reslab.learning.pace import Pace
+from reslab.learning.state import DivergedError, Milestone, Progress, Step, reach_milestone
+from reslab.networks.model_file import read_tensors
+from reslab.pictures import draws
+from reslab.pictures.batches import Batch
+from reslab.pictures.table import Pictures
+from reslab.run.checkpoint import load_checkpoint
+from reslab.run.display import Display
+from reslab.run.folder import Run
+from reslab.training.anytime.clock import Clock, StepTimes
+from reslab.training.anytime.plan import Plan, Stage
+from reslab.training.following import followed
+from reslab.training.preparation import Prepared, prepare
+from reslab.training.session import Session
+from reslab.training.transfer import start_from_solved_head, with_features
+
+SAVE_EVERY = 20.0  # seconds between checkpoints within an epoch
+SETTLED_PASSES = 6  # forward passes before their rate is believed
+SETTLED = 3  # steps before their time is believed
+NEAR = 5  # steps before the end, where each correction counts
+UNFOLDED = 1.6  # passes that one of a network that trains takes, as long as none was measured
+PART = 16 * 224 * 224  # pixels of a forward pass between two looks at the clock
+Item = TypeVar("Item")
+
+
+class EnoughError(Exception):
+    """The time is up, or a signal asks to end: the best so far is to be scored."""
+
+
+@dataclass
+class Work:
+    """A training by a plan: with a clock that makes the plan, or without one, repeating it."""
+
+    run: Run
+    base: Prepared
+    device: str
+    display: Display
+    began: float
+    plan: Plan
+    clock: Clock | None
+    caught: list[int] = field(default_factory=list)
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def over(self) -> bool:
+        return bool(self.caught) or self.short_of(lambda clock: clock.ending)
+
+    def short_of(self, ending: Callable[[Clock], float]) -> bool:
+        """Whether no more time is left than the end takes."""
+        if self.clock is None:
+            return False
+        # A model without a score is better than none.
+        begun = self.run.best_checkpoint.exists()
+        return self.clock.left <= (ending(self.clock) if begun else self.clock.leaving)
+
+    def stop(self) -> None:
+        """Raise EnoughError if nothing more is to be learned."""
+        if self.over:
+            raise EnoughError
+
+    def stopping(self) -> Callable[[], None]:
+        """As `stop`, called after each forward pass, whose rate the clock learns meanwhile."""
+        ended: list[float] = []
+
+        def stop() -> None:
+            ended.append(time.perf_counter())
+            # The first passes also set things up; a rate of them alone would be far too low.
+            if self.clock is not None and len(ended) > SETTLED_PASSES:
+                self.clock.note_rate(TOGETHER * (len(ended) - 1), ended[-1] - ended[0])
+            self.stop()
+
+        return stop
+
+    def track(self, items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+        """The items again, as long as there is time."""
+        for item in self.display.track(items, what, total):
+            self.stop()
+            yield item
+
+    def watched(self, batches: Callable[[], Iterable[Batch]]) -> Iterator[Batch]:
+        """The batches, as long as there is time: some of what is kept for the end may be used."""
+        for batch in in_parts(batches()):
+            if self.short_of(lambda clock: clock.least_ending):
+                raise EnoughError
+            yield batch
+
+    def hurried(self, batches: Callable[[], Iterable[Batch]]) -> Iterator[Batch]:
+        """The batches of what is scored at the end, unless the machine is too slow for that."""
+        for batch in in_parts(batches()):
+            if self.clock is not None and self.clock.left < self.clock.leaving:
+                raise EnoughError
+            yield batch
+
+    def save_plan(self) -> None:
+        if self.clock is not None:
+            self.plan.used = self.clock.used
+        self.plan.save(self.run.path)
+
+
+def in_parts(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Batches of pictures in parts that take no longer than a look at the clock may wait."""
+    for x, labels in batches:
+        pixels = x.shape[-2] * x.shape[-1] if x.ndim == 4 else 1
+        count = max(1, PART // pixels)
+        yield from zip(torch.split(x, count), torch.split(labels, count), strict=True)
+
+
+def run_stage(work: Work, number: int) -> None:
+    """Carry out a stage of the plan, or what is left of it. Raises EnoughError."""
+    stage = work.plan.stages[number]
+    started = time.perf_counter()
+    before = work.progress.best_accuracy
+    try:
+        session = _opened(work, stage, number)
+        if session.prepared.recipe.solves:
+            _solve(work, session, stage)
+        else:
+            _train(work, session, stage)
+    except (EnoughError, DivergedError) as error:
+        stage.diverged = isinstance(error, DivergedError)
+        if stage.turns:  # what came after the last milestone has no part in the result
+            pace = Pace(stage.turns)
+            pace.stop_at(stage.reached)
+            stage.turns = pace.turns
+        _close(work, number, started, before)
+        raise
+    _close(work, number, started, before)
+
+
+def _close(work: Work, number: int, started: float, before: float) -> None:
+    """Record what a stage has cost and given; it is done if it came to be judged."""
+    stage, progress = work.plan.stages[number], work.progress
+    stage.seconds += time.perf_counter() - started
+    stage.done = progress.stage == number and progress.epoch > stage.first
+    if stage.done and progress.best_accuracy >= 0:
+        stage.validation_accuracy = progress.best_accuracy
+        stage.validation_loss = progress.best_loss
+        stage.gain = (stage.gain or 0.0) + progress.best_accuracy - max(before, 0.0)
+    work.save_plan()
+
+
+def _opened(work: Work, stage: Stage, number: int) -> Session:
+    """The stage where it begins, with the best weights so far, or where it was stopped."""
+    recipe = work.plan.recipe.with_fields(stage.fields)
+    prepared = prepare(work.base.pictures, recipe, work.track, held_back=("test",), fill=False)
+    if stage.pictures:
+        prepared = replace(prepared, pictures=_some(prepared.pictures, stage.pictures, recipe.seed))
+    if work.run.best_checkpoint.exists():
+        prepared.network.load_state_dict(read_tensors(work.run.best_checkpoint)[0])
+    session = Session.open(work.run, prepared, work.device, work.display, work.began)
+    session.stage = number
+    if work.progress.stage == number:
+        warning = load_checkpoint(work.run, session.state, recipe, prepared.fingerprint)
+        if warning:
+            work.display.warn(warning)
+        work.progress = session.state.progress
+    else:
+        _forget_epoch(work.progress)
+        work.progress.stage = number
+        stage.first = work.progress.epoch
+        if work.clock is not None:
+            stage.turns = []
+        session.state.progress = work.progress
+        session.save()
+    return session
+
+
+def _forget_epoch(progress: Progress) -> None:
+    """Let an epoch that was not judged be as if it had not begun."""
+    progress.step = progress.hits = progress.seen = 0
+    progress.loss_sum = progress.epoch_seconds = 0.0
+
+
+def _some(pictures: Pictures, count: int, seed: int) -> Pictures:
+    """The pictures with so many of train, drawn by the seed."""
+    train = pictures.splits["train"]
+    order = torch.randperm(len(train), generator=draws.generator(seed, "some")).numpy()
+    return replace(pictures, splits=pictures.splits | {"train": train.take(np.sort(order[:count]))})
+
+
+def _solve(work: Work, session: Session, stage: Stage) -> None:
+    """Solve the head on plain features of the frozen network."""
+    if work.progress.epoch > stage.first:  # it had been solved before the run was stopped
+        return
+    started = time.perf_counter()
+    session.prepared, report = with_features(
+        session.prepared, session.device, session.display, work.stopping()
+    )
+    session.note_features("features", report)
+    start_from_solved_head(session.prepared, session.device, session.display, work.stop)
+    for _ in followed(session, _solved(session, started), 0):
+        pass
+    session.save()
+
+
+def _solved(session: Session, started: float) -> Iterator[Milestone]:
+    """The solved head, judged."""
+    prepared, progress = session.prepared, session.state.progress
+    batches = prepared.batches
+    assert isinstance(batches, FeatureBatches)
+    rows = torch.arange(len(batches.labels))
+    found, _ = judge(prepared.trained, [(batches.inputs(rows, 0), batches.labels)], session.device)
+    progress.seen = len(batches.labels)
+    progress.loss_sum = found.loss * progress.seen
+    progress.hits = round(found.accuracy * progress.seen)
+    progress.epoch_seconds = time.perf_counter() - started
+    progress.train_seconds += progress.epoch_seconds
+    scores = judge_all(prepared.trained, _judging(prepared), session.device)
+    yield reach_milestone(progress, scores, {"epoch": progress.epoch}, 0.0)
+
+
+def _judging(prepared: Prepared) -> Evaluations:
+    """What decides which weights are best."""
+    return {name: of for name, of in prepared.evaluation.items() if name == "validation"}
+
+
+def _train(work: Work, session: Session, stage: Stage) -> None:
+    """Train to the end of the stage's pace, which the clock decides if there is one."""
+    prepared, progress = session.prepared, work.progress
+    if prepared.cut is not None:
+        session.prepared, report = with_features(
+            prepared, session.device, session.display, work.stopping()
+        )
+        session.note_features("features", report)
+        prepared = session.prepared
+    steps = len(prepared.batches)
+    first = progress.epoch * steps + progress.step
+    if stage.turns:
+        pace = Pace(stage.turns)
+        if work.clock is not None:
+            pace.cut(first)
+    else:
+        pace = Pace([(first, prepared.recipe.epochs * steps)])
+    judged = {name: partial(work.watched, of) for name, of in _judging(prepared).items()}
+    events = train_epochs(
+        session.state, prepared.recipe, prepared.batches, judged, session.device, pace
+    )
+    steering = Steering(work, session, pace, prepared.recipe.epochs * steps, steps)
+    stage.turns = pace.turns
+    with closing(followed(session, events, steps)) as seen:
+        for event in seen:
+            steering.after(event)
+    session.save()
+
+
+class Steering:
+    """Keeps a stage within the time: moves the end of its pace by what steps were measured to take.
+
+    most: the step before which it ends though there were time for more.
+    """
+
+    def __init__(self, work: Work, session: Session, pace: Pace, most: int, steps: int) -> None:
+        self._work = work
+        self._session = session
+        self._pace = pace
+        self._most = most
+        self._steps = steps
+        self._times = StepTimes()
+        self._stage = stage = work.plan.stages[session.stage or 0]
+        self._until: float | None = None
+        self._judging = 0.0
+        self._validation = len(session.prepared.pictures.splits.get("validation", ()))
+        if work.clock is not None:
+            if stage.share is not None:
+                self._until = time.perf_counter() + stage.share * work.clock.left_to_learn
+            if work.clock.rate:
+                self._judging = UNFOLDED * self._validation / work.clock.rate
+        self._saved = time.perf_counter()
+
+    def after(self, event: Step | Milestone) -> None:
+        """Look at the clock after each step and milestone; save what would be a pity to lose."""
+        work, progress = self._work, self._work.progress
+        count = progress.epoch * self._steps + progress.step
+        reached = isinstance(event, Milestone)
+        if isinstance(event, Milestone):
+            self._judging = self._times.other()
+            # A pace that ends within an epoch has made fewer steps than the epoch has.
+            self._stage.reached = min(count, self._pace.end)
+            work.save_plan()
+            whole = self._session.prepared.cut is None  # features pass faster than pictures
+            if work.clock is not None and whole:
+                work.clock.note_rate(self._validation, event.record["evaluate_seconds"] or 0.0)
+                self._times.forget_slowness()
+        else:
+            self._times.step()
+        if count < self._pace.end and work.caught:
+            self._pace.turn(count, count)
+        elif count < self._pace.end and work.clock is not None and len(self._times) >= SETTLED:
+            self._keep_time(work.clock, count, often=reached)
+        if time.perf_counter() - self._saved > SAVE_EVERY:
+            self._session.state.refuse_diverged()
+            self._session.save()
+            work.save_plan()
+            self._saved = time.perf_counter()
+            self._times.other()
+
+    def _keep_time(self, clock: Clock, count: int, *, often: bool) -> None:
+        clock.slower = self._times.slower
+        left = clock.left_to_learn
+        if self._until is not None:
+            left = min(left, self._until - time.perf_counter())
+        left -= self._judging
+        possible = max(0, int(left / (self._times.mean + self._judging / self._steps)))
+        end = min(self._most, count + possible)
+        ahead, planned = end - count, self._pace.end - count
+        first = len(self._pace.turns) == 1
+        # Small corrections wait for a milestone, unless the end is near and would be late.
+        if ahead < planned:
+            due = ahead < NEAR or ahead < (0.98 if often else 0.95) * planned
+        else:
+            due = ahead > (1.02 if often else 1.1) * planned
+        if first or due:
+            self._pace.turn(count, end)
+
+
+def read_progress(run: Run) -> Progress | None:
+    """Where the newest sound checkpoint of a run stands, if it has one."""
+    for path in (run.last_checkpoint, run.previous_checkpoint):
+        try:
+            return Progress(**read_tensors(path)[1]["progress"])
+        except (InputError, OSError, KeyError, TypeError):
+            continue
+    return None

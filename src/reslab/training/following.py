@@ -1,0 +1,44 @@
+"""What every training has in common while it learns: shown, recorded, kept and saved."""
+
+from collections.abc import Generator, Iterable
+
+from reslab.judging.sheet import draw_training_sheet
+from reslab.learning.state import Milestone, Step
+from reslab.run.checkpoint import CheckpointClock
+from reslab.training.event_files import event_files
+from reslab.training.session import Session
+
+
+def followed(
+    session: Session, events: Iterable[Step | Milestone], steps: int
+) -> Generator[Step | Milestone]:
+    """The events again, each after it is shown, recorded, and its state saved where that is due.
+
+    steps: how many an epoch has.
+    """
+    state, display, recipe = session.state, session.display, session.prepared.recipe
+    progress = state.progress
+    clock = CheckpointClock(recipe.checkpoint_every)
+    done = progress.epoch * steps + progress.step
+    with display.training(recipe.epochs, steps, done), event_files(session.run) as put:
+        for event in events:
+            if isinstance(event, Milestone):
+                session.append_history(event.record)
+                put(event.record)
+                if event.best:
+                    session.keep_best()
+                display.milestone(event, progress.epoch - 1)
+            else:
+                display.step(event)
+            draw_preview(session)
+            if clock.due(isinstance(event, Milestone)):
+                state.refuse_diverged()
+                session.save()
+            yield event
+
+
+def draw_preview(session: Session) -> None:
+    """Draw the sheet if it is not there yet: after the first step, which it would hold up."""
+    path = session.run.path / "preview.png"
+    if not path.exists():
+        draw_training_sheet(session.prepared.pixels, session.prepared.pictures.classes, path)

@@ -1,0 +1,398 @@
+"""Training by the clock: the time is kept, the best is chosen by validation, a plan repeats."""
+
+import hashlib
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+import reslab
+from reslab.errors import InputError, InterruptedRunError
+from reslab.learning import loop
+from reslab.learning.pace import Pace
+from reslab.networks.catalogue import NetworkSpec, build_network
+from reslab.networks.model_file import load_model
+from reslab.run.folder import Run
+from reslab.run.looks import looks_of
+from reslab.training.anytime import clock, ladder, story, working
+from reslab.training.anytime.outlook import outlook
+from reslab.training.anytime.plan import Plan
+
+LONG = os.environ.get("RESLAB_LONG") == "1"
+MINUTES = 0.5
+TICK = 0.1  # seconds
+SMALL = {"network": "mnist-cnn", "batch_size": 16, "quiet": True}
+FIELDS = {"preprocess.channels": 1, "preprocess.size": 28}
+
+
+class Ticking:
+    """A clock that goes on at each look too, so that a minute is over after some hundred steps
+    on any machine."""
+
+    def __init__(self):
+        self.passed = 0.0
+
+    def pass_by(self, seconds):
+        self.passed += seconds
+
+    def perf_counter(self):
+        self.pass_by(TICK)
+        return time.perf_counter() + self.passed
+
+
+@pytest.fixture
+def ticking(monkeypatch):
+    found = Ticking()
+    for module in (clock, working, story):
+        monkeypatch.setattr(module, "time", found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "small-resnet.pth"
+    network = build_network(NetworkSpec("small-resnet", 7, 3, (32, 32)), 0)
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def sha(run):
+    return hashlib.sha256(run.model.read_bytes()).hexdigest()
+
+
+def train(data, out, **more):
+    fields = FIELDS | more.pop("fields", {})
+    return reslab.train(data, out=out, fields=fields, **(SMALL | {"minutes": MINUTES} | more))
+
+
+def go_on(run, ticking):
+    ticking.passed = 0.0
+    return reslab.resume(run, minutes=MINUTES, quiet=True)
+
+
+def repeat(data, run, out):
+    return reslab.train(data, plan=run.path / "plan.toml", out=out, quiet=True)
+
+
+# The pace
+
+
+def test_a_pace_without_turns_is_the_schedule_itself():
+    pace = Pace([(0, 12)])
+    assert [pace.place(step) for step in range(12)] == list(range(12))
+    assert pace.length == pace.end == 12
+
+
+def test_a_turn_spreads_what_is_left_of_the_schedule_evenly():
+    pace = Pace([(40, 140)])
+    pace.turn(90, 100)
+    assert [pace.place(step) for step in (40, 90, 91, 99)] == [0, 50, 55, 95]
+    pace.turn(95, 105)
+    assert [pace.place(step) for step in (94, 95, 100)] == [70, 75, 87.5]
+    assert [Pace(pace.turns).place(step) for step in range(40, 105)] == [
+        pace.place(step) for step in range(40, 105)
+    ]
+
+
+def test_a_pace_that_is_stopped_keeps_the_places_before():
+    pace = Pace([(0, 100), (10, 50), (30, 80)])
+    before = [pace.place(step) for step in range(20)]
+    pace.stop_at(20)
+    assert pace.end == 20
+    assert [pace.place(step) for step in range(20)] == before
+
+
+# A run by the clock
+
+
+@pytest.mark.usefixtures("ticking")
+def test_the_plan_repeats_bit_for_bit_and_no_stage_sees_the_test_split(
+    split_photos, tmp_path, monkeypatch
+):
+    original, seen = working.train_epochs, []
+
+    def watching(state, recipe, batches, judged, *others):
+        seen.append(set(judged))
+        return original(state, recipe, batches, judged, *others)
+
+    monkeypatch.setattr(working, "train_epochs", watching)
+    run = train(split_photos, tmp_path / "timed", seed=3)
+    assert seen
+    assert all(names == {"validation"} for names in seen)
+    assert not any("test_accuracy" in record for record in run.history)
+    assert run.finished
+    assert len(looks_of(run.path)) == 1
+    stages = tomllib.loads((run.path / "plan.toml").read_text("utf-8"))["stages"]
+    assert [stage["name"] for stage in stages][:2] == ["first", "longer"]
+    assert all(stage["done"] for stage in stages)
+    best = max(record["validation_accuracy"] for record in run.history)
+    assert run.validation["accuracy"] == pytest.approx(best)
+    again = repeat(split_photos, run, tmp_path / "again")
+    assert sha(again) == sha(run)
+    assert again.test == run.test
+
+
+def test_slow_steps_and_slow_judging_do_not_make_it_late(
+    split_photos, tmp_path, monkeypatch, ticking
+):
+    """A step takes half a second, and judging after the second epoch would take a minute."""
+    original, judging, passes = working.train_epochs, loop.judge_all, itertools.count()
+
+    def slow(state, recipe, batches, evaluation, *others):
+        for event in original(state, recipe, batches, evaluation, *others):
+            ticking.pass_by(0.5)
+            yield event
+
+    def slow_judging(network, judged, device):
+        number = next(passes)
+
+        def late(batches):
+            for _ in range(600 if number > 1 else 1):
+                ticking.pass_by(0.1)
+                yield from batches()
+
+        return judging(network, {name: partial(late, of) for name, of in judged.items()}, device)
+
+    monkeypatch.setattr(working, "train_epochs", slow)
+    monkeypatch.setattr(loop, "judge_all", slow_judging)
+    monkeypatch.setattr(clock, "FIXED", 20)  # so much that a slow machine's seconds do not count
+    began = time.perf_counter()
+    run = train(split_photos, tmp_path / "slow", minutes=1.5)
+    assert ticking.perf_counter() - began < 90
+    assert next(passes) > 2
+    assert run.finished
+
+
+def test_a_signal_ends_it_with_the_best_so_far_scored_once(
+    split_photos, tmp_path, monkeypatch, ticking
+):
+    original = working.followed
+
+    def interrupted(*given):
+        for number, event in enumerate(original(*given)):
+            if number == 6:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield event
+
+    monkeypatch.setattr(working, "followed", interrupted)
+    began = time.perf_counter()
+    with pytest.raises(InterruptedRunError, match="best model so far, scored"):
+        train(split_photos, tmp_path / "run", minutes=60.0)
+    assert time.perf_counter() - began < 60
+    monkeypatch.setattr(working, "followed", original)
+    assert len(looks_of(tmp_path / "run")) == 1
+    assert reslab.Classifier.load(tmp_path / "run")
+    before = (tmp_path / "run" / "history.jsonl").read_bytes()
+    run = go_on(tmp_path / "run", ticking)
+    assert (run.path / "history.jsonl").read_bytes().startswith(before)
+    assert len(run.history) > before.count(b"\n")
+    assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
+
+
+@pytest.mark.parametrize("stop", [3, 9])
+def test_a_stopped_run_goes_on_and_its_plan_still_repeats(
+    split_photos, tmp_path, monkeypatch, ticking, stop
+):
+    original = working.train_epochs
+
+    def stopping(*given):
+        yield from itertools.islice(original(*given), stop)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(working, "train_epochs", stopping)
+    monkeypatch.setattr(working, "SAVE_EVERY", 0)  # so that it is stopped within an epoch
+    with pytest.raises(KeyboardInterrupt):
+        train(split_photos, tmp_path / "run", seed=4)
+    monkeypatch.setattr(working, "train_epochs", original)
+    run = go_on(tmp_path / "run", ticking)
+    assert run.finished
+    again = repeat(split_photos, run, tmp_path / "again")
+    assert sha(again) == sha(run)
+    # A repetition that is stopped goes on to the same weights.
+    monkeypatch.setattr(working, "train_epochs", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        repeat(split_photos, run, tmp_path / "third")
+    monkeypatch.setattr(working, "train_epochs", original)
+    assert sha(reslab.resume(tmp_path / "third", quiet=True)) == sha(run)
+
+
+@pytest.mark.usefixtures("ticking")
+def test_pretrained_it_begins_with_a_solved_head_and_trains_on_from_it(
+    split_photos, tmp_path, weights, monkeypatch
+):
+    monkeypatch.setattr(ladder, "WHOLE_FROM", 1e9)  # there is time for all layers at once
+    options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
+    fields = {"preprocess.size": 32}
+    run = reslab.train(
+        split_photos, out=tmp_path / "run", minutes=MINUTES, fields=fields, **options
+    )
+    stages = run.info["stages"]
+    assert [stage["name"] for stage in stages][:3] == ["head", "last layers", "all"]
+    assert [stage["fields"]["train_from"] for stage in stages][:3] == ["head", "7", "all"]
+    assert load_model(run.path).network
+    assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
+
+
+@pytest.mark.usefixtures("ticking")
+def test_a_training_that_diverges_is_given_up_for_a_slower_one(split_photos, tmp_path):
+    run = train(split_photos, tmp_path / "run", lr=1e4)
+    stages = run.info["stages"]
+    assert stages[0]["diverged"]
+    rates = [stage["fields"].get("optimizer.lr", 1e4) for stage in stages]
+    assert all(after < before for before, after in itertools.pairwise(rates[:2]))
+    assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
+
+
+def test_a_killed_run_is_sound_and_ends_in_time(split_photos, tmp_path):
+    """SIGKILL at random moments; what is on the disk then is a model, or none yet."""
+    script = (
+        "import sys, reslab\nfrom reslab.training.anytime import clock\nclock.FIXED = 2.5\n"
+        "how, data, out = sys.argv[1:]\n"
+        f"fields = {FIELDS}\n"
+        "if how == 'train': reslab.train(data, out=out, minutes=5, network='mnist-cnn',"
+        " batch_size=16, fields=fields, overwrite=True)\n"
+        "else: reslab.resume(out, minutes=0.12 if how == 'end' else 5)\n"
+    )
+    out, draw = tmp_path / "run", random.Random()
+
+    def start(how):
+        return subprocess.Popen(
+            [sys.executable, "-c", script, how, str(split_photos), str(out)],
+            stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+
+    for number in range(100 if LONG else 1):
+        child = start("resume" if (out / "run.json").exists() else "train")
+        give_up = time.monotonic() + 120
+        while number == 0 and not (out / "model.safetensors").exists():
+            assert child.poll() is None
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+        time.sleep(draw.uniform(0, 9 if number else 2))
+        child.kill()
+        child.communicate()
+        load_model(out)
+    child = start("end")
+    _, said = child.communicate(timeout=120)
+    assert child.returncode == 0, said.decode()
+    assert reslab.Classifier.load(out)
+    info = json.loads((out / "run.json").read_text("utf-8"))
+    # On a machine that is busy beyond measure there is no score.
+    assert info["status"] in ("finished", "interrupted")
+
+
+def test_a_slow_first_pass_says_nothing_of_the_rate(tmp_path):
+    """The first pass sets things up; a run that took its rate for all ended after a third."""
+    counting = clock.Clock(time.perf_counter(), 60.0)
+    counting.held_out = 1000
+    work = working.Work(Run(tmp_path), None, "cpu", None, 0.0, Plan(), counting)
+    stop = work.stopping()
+    time.sleep(0.3)
+    for _ in range(20):
+        stop()
+        assert counting.left_to_learn > 50
+
+
+@pytest.mark.usefixtures("ticking")
+def test_a_machine_too_slow_for_a_score_still_gives_a_model(split_photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(clock.Clock, "_scoring", 1e6)
+    run = train(split_photos, tmp_path / "run")
+    assert len(run.history) == 1
+    assert load_model(run.path)
+
+
+def test_the_last_layers_are_those_that_cost_less_than_the_others():
+    spec = NetworkSpec("resnet18", 10, 3, (64, 64))
+    network, recipe = build_network(spec, 0), SimpleNamespace(network="resnet18")
+    base = SimpleNamespace(spec=spec, network=network, recipe=recipe)
+    assert ladder.last_layers(base) == "layer4"
+    network.layer4 = nn.Identity()
+    network.fc = nn.Linear(256, 10)
+    assert ladder.last_layers(base) == "layer3"
+
+
+def test_steps_that_become_slower_make_the_end_longer(monkeypatch):
+    seconds = iter([float(number) for number in range(30)] + [30.0 + 3 * n for n in range(60)])
+    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    times = clock.StepTimes()
+    for _ in range(29):
+        times.step()
+        assert times.slower == 1.0
+    for _ in range(30):
+        times.step()
+        assert times.slower >= 1.0
+    assert times.slower == pytest.approx(3.0)
+    counting = clock.Clock(0.0, 100.0)
+    counting.held_out = 100
+    counting.note_rate(50, 1.0)
+    before = counting.ending
+    counting.slower = times.slower
+    assert counting.ending == pytest.approx(before + 2 * clock.SAFETY * 2)
+
+
+def test_judging_looks_at_the_clock_between_parts_of_a_batch():
+    x, labels = torch.arange(70 * 3.0).view(70, 3, 1, 1).expand(-1, -1, 224, 224), torch.arange(70)
+    parts = list(working.in_parts([(x, labels), (torch.zeros(70, 5), labels)]))
+    assert [len(of) for _, of in parts] == [16, 16, 16, 16, 6, 70]
+    assert all(torch.equal(one[:, 0, 0, 0], 3.0 * of) for one, of in parts[:-1])
+
+
+# What is refused, and what is foretold
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"minutes": 0.001}, "0.05 or more"),
+        ({"minutes": float("nan")}, "0.05 or more"),
+        ({"minutes": 1.0, "epochs": 3}, "epochs: the clock decides it"),
+        ({"minutes": 1.0, "plan": "plan.toml"}, "--minutes goes without --plan"),
+        ({"plan": "absent.toml"}, "absent.toml: cannot be read"),
+        ({"plan": "absent.toml", "lr": 0.1}, "optimizer.lr: the plan says it already"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(split_photos, tmp_path, options, said):
+    with pytest.raises(InputError, match=said):
+        reslab.train(split_photos, out=tmp_path / "run", quiet=True, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_plan_is_refused(split_photos, tmp_path):
+    path = tmp_path / "plan.toml"
+    for text in ("[[stages]]\nname = 3\n", "nonsense", 'recipe = "x"\n', "\x00"):
+        path.write_text(text)
+        with pytest.raises(InputError, match="not a plan as reslab wrote it"):
+            Plan.load(path)
+
+
+def test_a_run_without_a_clock_is_not_given_minutes(run):
+    with pytest.raises(InputError, match="does not go by the clock"):
+        reslab.resume(run.path, minutes=1.0, quiet=True)
+
+
+def test_the_outlook_follows_the_course_of_validation():
+    def history(accuracies):
+        return [
+            {"seconds": 2.0**number, "evaluate_seconds": 0.0, "validation_accuracy": one}
+            for number, one in enumerate(accuracies)
+        ]
+
+    found = outlook(history([0.5, 0.55, 0.6, 0.65, 0.7, 0.75]), 10_000)
+    assert found["gain_of_twice_the_time"] == pytest.approx(0.05, abs=0.02)
+    assert found["sure"]
+    assert outlook(history([0.7, 0.7, 0.7, 0.7, 0.7]), 100) == {
+        "gain_of_twice_the_time": 0.0,
+        "sure": False,
+    }
+    assert outlook(history([0.7, 0.8]), 100) is None
