@@ -661,9 +661,9 @@ def test_a_signal_anywhere_leaves_by_the_same_door(
     home = publishing if place == "_judge" else training
     original = getattr(home, place)
 
-    def signalled(*given):
+    def signalled(*given, **named):
         os.kill(os.getpid(), number)
-        return original(*given)
+        return original(*given, **named)
 
     whole = reslab.train(data, out=tmp_path / "whole", **SETTINGS)
     hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup may have set it otherwise
@@ -686,9 +686,9 @@ def test_what_nohup_ignores_stays_ignored(data, tmp_path, capfd, monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     original = training.prepare
 
-    def signalled(*given):
+    def signalled(*given, **named):
         os.kill(os.getpid(), signal.SIGHUP)
-        return original(*given)
+        return original(*given, **named)
 
     monkeypatch.setattr(training, "prepare", signalled)
     words = ["train", data, "--out", tmp_path / "run", "--epochs", 1, "--quiet"]
