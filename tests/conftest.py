@@ -66,6 +66,18 @@ def split_photos(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A ResNet-18 of torchvision's form with random weights, as a state-dict file."""
+    import torch
+    import torchvision
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def run(split_photos, tmp_path_factory):
     """A finished run on `split_photos`."""
     out = tmp_path_factory.mktemp("runs") / "run"

@@ -9,7 +9,6 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-import torchvision
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
 import reslab
@@ -291,6 +290,19 @@ def test_a_shortcut_that_a_network_would_learn(odd_folder, tmp_path):
     assert (CLASSES[0], "100% are of 320x240 pixels, 0% of the other classes") in said
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"kinds": True}, "kinds = True: should be text"),
+        ({"test": True}, "test = True: should be a path"),
+        ({"leave_out_unreadable": "no"}, "should be true or false"),
+    ],
+)
+def test_options_of_another_type_are_told(folder, option, said):
+    with pytest.raises(InputError, match=said):
+        reslab.check(folder, quiet=True, **option)
+
+
 # --- labels and outliers -----------------------------------------------------------------------
 
 
@@ -393,14 +405,6 @@ def test_a_path_that_stands_twice_loses_one(tmp_path):
     left = DataSource.named(tmp_path / "train.txt", {"without": found.path}).open()
     assert len(left.without) == found.cleaned == found.counts["exact-copy"] == 2
     assert [left.splits["train"].paths[row] for row in range(6)] == [f"{n}.jpg" for n in range(6)]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
-    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
-    return path
 
 
 def test_with_a_network_labels_and_outliers_are_judged(split_photos, weights, tmp_path):

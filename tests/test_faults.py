@@ -24,7 +24,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-import torchvision
 from PIL import Image
 
 import reslab
@@ -57,14 +56,6 @@ def data(tmp_path_factory):
     fill(folder / "train", 18)
     fill(folder / "test", 6, start=100)
     return folder
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
-    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
-    return path
 
 
 def configurations(weights):

@@ -37,14 +37,6 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
-    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
-    return path
-
-
 @pytest.fixture
 def learn(split_photos, tmp_path, weights):
     """Train a head, or more, on the frozen ResNet-18; what is not given is the published way."""

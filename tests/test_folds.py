@@ -8,7 +8,6 @@ import signal
 import numpy as np
 import pytest
 import torch
-import torchvision
 
 import reslab
 from drawn_pictures import CLASSES, fill, picture
@@ -26,14 +25,6 @@ from reslab.training import training
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
-    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
-    return path
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
-import torchvision
 
 import reslab
 from drawn_pictures import fill
@@ -31,14 +29,6 @@ OVER = ("lr=0.0001..0.1", "optimizer.name=sgd,adamw", "batch_size=8..24")
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
-    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
-    return path
 
 
 @pytest.fixture(scope="module")

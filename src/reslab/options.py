@@ -64,6 +64,7 @@ def taking(*models: type[BaseModel]) -> Callable[[Function], Function]:
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
             for name, kind in known.items()
         ]
+        # mypy knows a function by its type, which has no signature that could be set.
         function.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
         lines = "\n".join(
             textwrap.fill(f"{name}: {text}", 96, initial_indent=4 * " ", subsequent_indent=8 * " ")

@@ -83,7 +83,8 @@ def keywords(*models: type[BaseModel]) -> Any:
     """The annotation of a command's `**options` that takes the fields of these models."""
     makers = {DataSource: _data_options, Recipe: _recipe_options}
     fields = {name: kind for model in models for name, kind in makers[model]().items()}
-    return Unpack[TypedDict("Options", fields, total=False)]  # type: ignore[operator]  # made here
+    # mypy follows a TypedDict that is written out, and this one is made of the models' fields.
+    return Unpack[TypedDict("Options", fields, total=False)]  # type: ignore[operator]
 
 
 def as_arguments(options: dict[str, Any]) -> dict[str, Any]:

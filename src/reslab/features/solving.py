@@ -59,7 +59,7 @@ class HeadProblem:
             torch.autograd.backward(loss)
             return loss
 
-        optimizer.step(closure)  # type: ignore[no-untyped-call]  # torch has no types here
+        optimizer.step(closure)  # type: ignore[no-untyped-call]  # torch's L-BFGS has no types
         with torch.no_grad():
             plain = weight / self.spread
             head.weight.copy_(plain)

@@ -19,6 +19,7 @@ from pydantic import (
 
 from reslab.disk import user_path
 from reslab.errors import InputError
+from reslab.options import keywords_of
 
 if TYPE_CHECKING:
     from reslab.pictures.reading import Track
@@ -36,6 +37,7 @@ def _whole_if_there(item: Any) -> Any:
     return _whole(item) if there else str(item)
 
 
+_NAMED = {str | Path: "a path", str: "text", bool: "true or false"}
 Location = Annotated[str, BeforeValidator(_whole), "path"]
 
 
@@ -78,13 +80,14 @@ class DataSource(BaseModel):
 
     @classmethod
     def named(cls, data: str | Path, options: Mapping[str, Any] | None = None) -> "DataSource":
-        """From what the user gave. Raises InputError for an option that is no path."""
+        """From what the user gave. Raises InputError for an option of another type."""
         options = options or {}
+        kinds = keywords_of(cls)
         for name, value in options.items():
-            if not isinstance(value, str | Path | bool):
-                raise InputError(f"{name} = {value!r}: should be a path")
+            if not isinstance(value, kinds[name]):
+                raise InputError(f"{name} = {value!r}: should be {_NAMED[kinds[name]]}")
         try:
-            return cls(data=data, **options)  # type: ignore[arg-type]  # validated to text
+            return cls(data=data, **options)  # type: ignore[arg-type]  # a Path becomes text when it is validated
         except ValidationError as error:  # a path that can be none
             reason = str(error.errors()[0]["ctx"]["error"])
             raise InputError(f"{error.errors()[0]['loc'][0]}: {reason}") from None

@@ -102,7 +102,8 @@ def _facts(opened: Image.Image, sides: tuple[int, int]) -> Facts:
 @functools.cache
 def _formats() -> tuple[str, ...]:
     """Those that are tried: HEIC too where the package pillow-heif is installed."""
-    from PIL import AvifImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401  # registered so
+    # Importing a plugin registers its format; nothing else of it is used.
+    from PIL import AvifImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
     Image.preinit()  # the others
     found = tuple(name for name in FORMATS if name in Image.OPEN)

@@ -63,6 +63,7 @@ def _handled_by(handler: object) -> Iterator[None]:
     hangup = getattr(signal, "SIGHUP", None)
     if hangup is not None and signal.getsignal(hangup) == signal.SIG_IGN:
         wanted.discard(hangup)
+    # A handler need not return nothing: what it raises ends the work, which its type leaves out.
     before = {number: signal.signal(number, handler) for number in wanted}  # type: ignore[arg-type]
     try:
         yield

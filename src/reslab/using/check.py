@@ -100,12 +100,11 @@ def check(
     No picture is changed, moved or deleted. Raises InputError if the data cannot be opened.
     """
     refuse_unknown(options, DataSource)
-    given = taken(options, DataSource)
-    named = given.get("kinds")
-    if write_lists_to is not None and "without" not in given:
-        given.pop("kinds", None)
+    source = DataSource.named(data, taken(options, DataSource))
+    named = source.kinds
     kinds = chosen_kinds(named)
-    source = DataSource.named(data, given)
+    if write_lists_to is not None and source.without is None:
+        source = source.model_copy(update={"kinds": None})  # they are the lists' alone
     language = choose_language(language)
     folder = user_path(out)
     lists = None if write_lists_to is None else user_path(write_lists_to)

@@ -18,13 +18,8 @@ WORTH = 2.0  # seconds of learning below which a stage is not begun
 CALMER = 0.2  # of the rate, after a training that diverged
 PASSES = 4  # forward passes that a training step costs
 LAST = 0.4  # of a pass's operations, that the last layers may take
-LAST_PASSES = (
-    1.2  # forward passes of the whole network that a training step of the last layers costs
-)
-LAST_EPOCHS = (
-    2,
-    4,
-)  # that are worth the features they need; after which more of the network pays more
+LAST_PASSES = 1.2  # forward passes of the whole network, that a step of the last layers costs
+LAST_EPOCHS = (2, 4)  # least that are worth their features; most, then more of the network pays
 WHOLE_FROM = 2.0  # epochs of the whole network, from which on it gives more than the last layers
 FULL_RATE_FROM = 2.0  # epochs; a shorter training would not find back from large steps
 HEAD_SHARE = 0.4  # of the time left, that features for a solved head may take
