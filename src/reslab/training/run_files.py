@@ -30,7 +30,7 @@ class Outcome:
     """What a run has come to: `judged` and `logits` (N, classes) of each split that was scored.
 
     A run that was stopped has none, and no calibration. `problems` are of files that could not be
-    made, and without which a run is whole.
+    made, and without which a run is whole. maps: whether the report shows where the network looked.
     """
 
     run: Run
@@ -39,6 +39,7 @@ class Outcome:
     judged: dict[str, Judged] = field(default_factory=dict)
     logits: dict[str, torch.Tensor] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    maps: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def _curves(path: Path, outcome: Outcome) -> None:
 def _report(path: Path, outcome: Outcome) -> None:
     language = outcome.run.info.get("language", "en")
     try:
-        write_report(path, outcome.run, outcome.pictures, language)
+        write_report(path, outcome.run, outcome.pictures, language, maps=outcome.maps)
     except InputError as error:  # a page is not worth a run
         outcome.problems.append(f"no report: {error}")
 

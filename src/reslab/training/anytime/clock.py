@@ -3,8 +3,13 @@
 import time
 from collections import deque
 
-FIXED = 5.5  # seconds that report, charts and files take, where pictures pass at any rate
-SAFETY = 1.4  # times the measured rate of judging; where that is not enough, no score is given
+MARGIN = 1.0  # seconds before the time is up by which all is done
+HARD = 0.3  # seconds before it at which a command leaves, whatever it is doing
+FILES = 0.7  # seconds that the model, the scores and the predictions take, until measured
+SHOWN = 3.0  # the same of the curves and the report, which are made if there is time
+CAUTION = 1.3  # times what curves and report took when they were tried
+MAPS = 48  # pictures that pass in the time that 12 explanations take
+SAFETY = 1.25  # times the measured rate of judging; a test split that is then not through is cut
 RECENT = 24  # steps that a pace is measured over
 
 
@@ -12,7 +17,8 @@ class Clock:
     """Counts down to the moment when the command must have ended.
 
     began: when the time began to count, by time.perf_counter(). seconds: how long it is. before:
-    seconds that were used earlier.
+    seconds that were used earlier. held_out: pictures that are judged at the end.
+    files, curves, report: seconds that these take on this machine.
     """
 
     def __init__(self, began: float, seconds: float, before: float = 0.0) -> None:
@@ -22,6 +28,9 @@ class Clock:
         self.held_out = 0
         self.rate: float | None = None
         self.slower = 1.0  # times as slow as the machine was when the rate was measured
+        self.files = FILES
+        self.curves = SHOWN / 3
+        self.report = SHOWN - self.curves
 
     @property
     def used(self) -> float:
@@ -29,17 +38,24 @@ class Clock:
 
     @property
     def left(self) -> float:
-        return self.seconds + self.began - time.perf_counter()
+        """Seconds until all is to be done."""
+        return self.seconds + self.began - time.perf_counter() - MARGIN
 
     @property
     def ending(self) -> float:
         """Seconds that scoring what is held out and writing the files will take."""
-        return FIXED + SAFETY * self._scoring
+        shown = CAUTION * self.slower * (self.curves + self.report + self.maps)
+        return self.leaving + shown + SAFETY * self._scoring
+
+    @property
+    def maps(self) -> float:
+        """Seconds that it takes to explain some pictures."""
+        return MAPS / self.rate if self.rate else 0.0
 
     @property
     def least_ending(self) -> float:
         """What the ending takes if all goes well."""
-        return 0.9 * FIXED + self._scoring
+        return self.leaving + self._scoring
 
     @property
     def _scoring(self) -> float:
@@ -47,8 +63,8 @@ class Clock:
 
     @property
     def leaving(self) -> float:
-        """What it takes to leave without a score."""
-        return 0.5 * FIXED
+        """What it takes to leave with a score that is there, or without one."""
+        return 2 * self.slower * self.files
 
     @property
     def left_to_learn(self) -> float:

@@ -2,8 +2,9 @@
 
 import os
 import platform
+import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -15,19 +16,19 @@ import torch
 from reslab.errors import InputError, InterruptedRunError
 from reslab.learning.state import DivergedError, Progress
 from reslab.networks.inference import as_input
-from reslab.pictures.batches import Batch
+from reslab.process import leave_at, tell
 from reslab.recipes.recipe import Recipe, dotted_name
 from reslab.run.display import Display
 from reslab.run.folder import Run
 from reslab.run.interruption import catching_signals
-from reslab.training.anytime.clock import Clock
+from reslab.training.anytime.clock import HARD, Clock
+from reslab.training.anytime.ending import publish_in_time, rehearse
 from reslab.training.anytime.ladder import next_stage
 from reslab.training.anytime.outlook import outlook
 from reslab.training.anytime.plan import PLAN_FILE, Plan
 from reslab.training.anytime.working import EnoughError, Work, read_progress, run_stage
 from reslab.training.description import announce
 from reslab.training.preparation import Prepared
-from reslab.training.publishing import publish
 from reslab.training.session import Session
 
 SHORTEST = 0.05  # minutes
@@ -131,11 +132,13 @@ def work_by_plan(
     work = Work(run, prepared, device, display, began, plan, clock)
     session = _to_end(work)
     announce(run, prepared, display)
+    if clock is not None:
+        leave_at(began + clock.seconds - HARD, partial(_last_words, run))
     with catching_signals() as caught, session.failing_safely():
         work.caught = caught
         _begin(work)
         with suppress(EnoughError):
-            _learn(work)
+            _learn(work, session)
         _end(work, session)
     if caught:
         accuracy = (run.info.get("test") or run.info.get("validation") or {}).get("accuracy")
@@ -159,17 +162,21 @@ def _begin(work: Work) -> None:
     work.save_plan()
 
 
-def _learn(work: Work) -> None:
+def _learn(work: Work, session: Session) -> None:
     """The stages that the plan has, then those that there is time for. Raises EnoughError."""
     stages = work.plan.stages
     for number, stage in enumerate(stages):
         if not stage.done and not stage.diverged:
             _carry_out(work, number)
+    rehearsed = False
     while work.clock is not None and (found := next_stage(work)) is not None:
         work.stop()
         stages.append(found)
         work.save_plan()
         _carry_out(work, len(stages) - 1)
+        if not rehearsed and work.run.best_checkpoint.exists():
+            rehearse(work, session)
+            rehearsed = True
 
 
 def _carry_out(work: Work, number: int) -> None:
@@ -209,11 +216,21 @@ def _measure(work: Work, clock: Clock) -> None:
 
 def _to_end(work: Work) -> Session:
     """The session that scores the best model: the whole network, on pictures as they are read."""
-    judged: dict[str, Callable[[], Iterable[Batch]]] = {
-        name: partial(work.hurried, of) for name, of in work.base.evaluation.items()
-    }
-    whole = replace(work.base, trained=work.base.network, cut=None, evaluation=judged)
+    whole = replace(work.base, trained=work.base.network, cut=None)
     return Session.open(work.run, whole, work.device, work.display, work.began)
+
+
+def _last_words(run: Run) -> int:
+    """What is said where a command is over before all was done, and its exit status."""
+    if run.finished:
+        tell(run)
+        return 0
+    print(
+        "reslab: error: the machine was too slow to come to an end in time; nothing is lost that"
+        f" was saved. Go on with: reslab resume {run.path} --minutes M",
+        file=sys.stderr,
+    )
+    return 2
 
 
 def _end(work: Work, session: Session) -> None:
@@ -238,7 +255,7 @@ def _end(work: Work, session: Session) -> None:
         doubt = "" if sure else ", which is less than these pictures can tell"
         work.display.say(f"outlook    twice the time would add about {gain:.1%}{doubt}")
     try:
-        publish(session, fast=True)
+        publish_in_time(work, session)
     except EnoughError:
         session.leave_usable()
         run.write_info(status="interrupted", **session.standing())

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from reslab.judging.scoring import Evaluations, judge, judge_all
 from reslab.learning.loop import train_epochs
 from reslab.learning.pace import Pace
 from reslab.learning.state import DivergedError, Milestone, Progress, Step, reach_milestone
+from reslab.networks.inference import logits_of
 from reslab.networks.model_file import read_tensors
 from reslab.pictures import draws
 from reslab.pictures.batches import Batch
@@ -39,13 +40,28 @@ PART = 16 * 224 * 224  # pixels of a forward pass between two looks at the clock
 Item = TypeVar("Item")
 
 
+class Scored(NamedTuple):
+    """Logits (n, classes) and classes (n,) of rows of a split, in rising order.
+
+    plain: the logits without averaging over views, where there was any.
+    """
+
+    rows: np.ndarray
+    logits: torch.Tensor
+    labels: torch.Tensor
+    plain: torch.Tensor | None = None
+
+
 class EnoughError(Exception):
     """The time is up, or a signal asks to end: the best so far is to be scored."""
 
 
 @dataclass
 class Work:
-    """A training by a plan: with a clock that makes the plan, or without one, repeating it."""
+    """A training by a plan: with a clock that makes the plan, or without one, repeating it.
+
+    best: the stage with the best weights so far, if its features say quickly what they do.
+    """
 
     run: Run
     base: Prepared
@@ -56,6 +72,7 @@ class Work:
     clock: Clock | None
     caught: list[int] = field(default_factory=list)
     progress: Progress = field(default_factory=Progress)
+    best: Session | None = None
 
     @property
     def over(self) -> bool:
@@ -100,12 +117,16 @@ class Work:
                 raise EnoughError
             yield batch
 
-    def hurried(self, batches: Callable[[], Iterable[Batch]]) -> Iterator[Batch]:
-        """The batches of what is scored at the end, unless the machine is too slow for that."""
-        for batch in in_parts(batches()):
-            if self.clock is not None and self.clock.left < self.clock.leaving:
-                raise EnoughError
-            yield batch
+    def best_on_validation(self) -> Scored | None:
+        """The best weights on the validation split, if that has cached features."""
+        session = self.best
+        if session is None or session.prepared.recipe.averaging != "none":
+            return None
+        prepared = session.prepared
+        prepared.network.load_state_dict(session.best_weights())
+        batches = prepared.evaluation["validation"]()
+        logits, labels = logits_of(prepared.trained, batches, self.device)
+        return Scored(np.arange(len(labels)), logits, labels)
 
     def save_plan(self) -> None:
         if self.clock is not None:
@@ -116,9 +137,13 @@ class Work:
 def in_parts(batches: Iterable[Batch]) -> Iterator[Batch]:
     """Batches of pictures in parts that take no longer than a look at the clock may wait."""
     for x, labels in batches:
-        pixels = x.shape[-2] * x.shape[-1] if x.ndim == 4 else 1
-        count = max(1, PART // pixels)
+        count = pictures_at_once(tuple(x.shape[-2:])) if x.ndim == 4 else PART
         yield from zip(torch.split(x, count), torch.split(labels, count), strict=True)
+
+
+def pictures_at_once(size: tuple[int, ...]) -> int:
+    """How many pictures of a height and width pass between two looks at the clock."""
+    return max(1, PART // (size[0] * size[1]))
 
 
 def run_stage(work: Work, number: int) -> None:
@@ -126,6 +151,7 @@ def run_stage(work: Work, number: int) -> None:
     stage = work.plan.stages[number]
     started = time.perf_counter()
     before = work.progress.best_accuracy
+    session = None
     try:
         session = _opened(work, stage, number)
         if session.prepared.recipe.solves:
@@ -138,16 +164,19 @@ def run_stage(work: Work, number: int) -> None:
             pace = Pace(stage.turns)
             pace.stop_at(stage.reached)
             stage.turns = pace.turns
-        _close(work, number, started, before)
+        _close(work, session, number, started, before)
         raise
-    _close(work, number, started, before)
+    _close(work, session, number, started, before)
 
 
-def _close(work: Work, number: int, started: float, before: float) -> None:
+def _close(work: Work, session: Session | None, number: int, started: float, before: float) -> None:
     """Record what a stage has cost and given; it is done if it came to be judged."""
     stage, progress = work.plan.stages[number], work.progress
     stage.seconds += time.perf_counter() - started
     stage.done = progress.stage == number and progress.epoch > stage.first
+    if stage.done and session is not None and progress.best_epoch >= stage.first:
+        quick = session.prepared.cut is not None and "validation" in session.prepared.evaluation
+        work.best = session if quick else None
     if stage.done and progress.best_accuracy >= 0:
         stage.validation_accuracy = progress.best_accuracy
         stage.validation_loss = progress.best_loss
