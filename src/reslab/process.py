@@ -23,6 +23,7 @@ _command: str | None = None
 _began: float | None = None
 _leaving = threading.Lock()  # held by whoever says the last words of a command by the clock
 _left_at: float | None = None
+_last_words: Callable[[], int] = int
 _telling: Callable[[Any], None] | None = None
 _computed = False
 _forked_after = False
@@ -60,21 +61,23 @@ def leave_at(moment: float, last_words: Callable[[], int]) -> None:
     """Let the command that is carried out end by `moment`, by time.perf_counter, whatever it is
     doing then; a function that was called by a program is left to it.
 
-    last_words: says how it has ended, and gives the exit status. What a run has on the disk is
-    whole at any moment, so nothing is lost but what was just being done.
+    last_words: says how it has ended, and gives the exit status; when this is called again, the
+    newest count. What a run has on the disk is whole at any moment,
+    so nothing is lost but what was just being done.
     """
-    global _left_at
+    global _left_at, _last_words
     if _command is None:
         return
-    _left_at = moment
+    first, _left_at, _last_words = _left_at is None, moment, last_words
 
     def wait() -> None:
-        while (left := moment - time.perf_counter()) > 0:
+        while _left_at is not None and (left := _left_at - time.perf_counter()) > 0:
             time.sleep(left)
         with _leaving:
-            _end(last_words())
+            _end(_last_words())
 
-    threading.Thread(target=wait, name="leaving", daemon=True).start()
+    if first:
+        threading.Thread(target=wait, name="leaving", daemon=True).start()
 
 
 @contextmanager

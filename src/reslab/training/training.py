@@ -26,7 +26,14 @@ from reslab.run.folder import Run, new_run_folder, open_run, refuse_inside_data
 from reslab.run.interruption import catching_signals
 from reslab.run.lock import holding
 from reslab.training.anytime.plan import Plan
-from reslab.training.anytime.story import by_plan, plan_of, staged_plan, whole_recipe, work_by_plan
+from reslab.training.anytime.story import (
+    by_plan,
+    plan_of,
+    staged_plan,
+    start_clock,
+    whole_recipe,
+    work_by_plan,
+)
 from reslab.training.continuing import differences, refuse_changed, refuse_extension
 from reslab.training.description import announce, description, digest_of, say_what_has_no_part
 from reslab.training.event_files import refuse_without_tensorboard
@@ -84,6 +91,7 @@ def train(
     (chosen or Recipe()).with_fields(changes)
     asked = _asked(watch_test, language, tensorboard) | by_plan(staged)
     set_up(device := choose_device(device))
+    start_clock(minutes, began, str(changes.get("network") or (chosen or Recipe()).network))
     if out is not None:
         Run(out).refuse_held(overwrite=overwrite)
     source = DataSource.named(data, taken(options, DataSource))
@@ -146,6 +154,8 @@ def resume(
     device = choose_device(device)
     set_up(device)
     opened = open_run(run)
+    if opened.info.get("by_plan"):
+        start_clock(minutes, began, str(opened.info.get("network")))
     with holding(opened.path, opened.holder):
         opened = open_run(run)  # again, now that no other process writes it
         recipe, plan = opened.recipe(), plan_of(opened, minutes, epochs)

@@ -28,6 +28,7 @@ class Clock:
         self.held_out = 0
         self.rate: float | None = None
         self.slower = 1.0  # times as slow as the machine was when the rate was measured
+        self.rehearsed = False
         self.files = FILES
         self.curves = SHOWN / 3
         self.report = SHOWN - self.curves

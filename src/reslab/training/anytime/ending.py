@@ -27,7 +27,7 @@ from reslab.reporting.page import report_page
 from reslab.run.folder import Run
 from reslab.run.looks import note_look
 from reslab.training.anytime.clock import CAUTION, Clock
-from reslab.training.anytime.working import EnoughError, Scored, Work, pictures_at_once
+from reslab.training.anytime.work import EnoughError, Scored, Work, pictures_at_once
 from reslab.training.description import digest_of
 from reslab.training.publishing import note_scores
 from reslab.training.run_files import RUN_FILES, Outcome
@@ -40,7 +40,10 @@ REHEARSED_FROM = 20.0  # seconds of learning, from which on the end is rehearsed
 def rehearse(work: Work, session: Session) -> None:
     """Do once what the end will do, so that it is imported, and known what it takes here."""
     clock, run = work.clock, work.run
-    if clock is None or clock.left_to_learn < REHEARSED_FROM:
+    if clock is None or clock.rehearsed or not run.best_checkpoint.exists():
+        return
+    clock.rehearsed = True
+    if clock.left_to_learn < REHEARSED_FROM:
         return
     started = time.perf_counter()
     session.publish_best()

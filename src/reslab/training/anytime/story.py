@@ -3,11 +3,13 @@
 import os
 import platform
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 
 from reslab.errors import InputError, InterruptedRunError
 from reslab.learning.state import DivergedError, Progress
+from reslab.networks.catalogue import OURS
 from reslab.networks.inference import as_input
 from reslab.process import leave_at, tell
 from reslab.recipes.recipe import Recipe, dotted_name
@@ -26,7 +29,8 @@ from reslab.training.anytime.ending import publish_in_time, rehearse
 from reslab.training.anytime.ladder import next_stage
 from reslab.training.anytime.outlook import outlook
 from reslab.training.anytime.plan import PLAN_FILE, Plan
-from reslab.training.anytime.working import EnoughError, Work, read_progress, run_stage
+from reslab.training.anytime.work import EnoughError, Work
+from reslab.training.anytime.working import read_progress, run_stage
 from reslab.training.description import announce
 from reslab.training.preparation import Prepared
 from reslab.training.session import Session
@@ -77,6 +81,18 @@ def refuse_no_minutes(minutes: float) -> None:
     """Raise InputError unless something can be done in so many minutes."""
     if not SHORTEST <= minutes < 1e6:
         raise InputError(f"--minutes {minutes:g}: name how long it may take, {SHORTEST} or more")
+
+
+def start_clock(minutes: float | None, began: float, network: str) -> None:
+    """Where time counts, be sure to leave in time; import a network's library while files are read.
+
+    began: by time.perf_counter.
+    """
+    if minutes is None:
+        return
+    leave_at(began + 60 * minutes - HARD, _no_run)
+    if network not in OURS:
+        threading.Thread(target=import_module, args=("timm",), daemon=True).start()
 
 
 def by_plan(plan: Plan | None) -> dict[str, Any]:
@@ -165,18 +181,16 @@ def _begin(work: Work) -> None:
 def _learn(work: Work, session: Session) -> None:
     """The stages that the plan has, then those that there is time for. Raises EnoughError."""
     stages = work.plan.stages
+    rehearse(work, session)
     for number, stage in enumerate(stages):
         if not stage.done and not stage.diverged:
             _carry_out(work, number)
-    rehearsed = False
     while work.clock is not None and (found := next_stage(work)) is not None:
         work.stop()
         stages.append(found)
         work.save_plan()
         _carry_out(work, len(stages) - 1)
-        if not rehearsed and work.run.best_checkpoint.exists():
-            rehearse(work, session)
-            rehearsed = True
+        rehearse(work, session)
 
 
 def _carry_out(work: Work, number: int) -> None:
@@ -218,6 +232,12 @@ def _to_end(work: Work) -> Session:
     """The session that scores the best model: the whole network, on pictures as they are read."""
     whole = replace(work.base, trained=work.base.network, cut=None)
     return Session.open(work.run, whole, work.device, work.display, work.began)
+
+
+def _no_run() -> int:
+    words = "the time was over before the pictures were read; name more --minutes"
+    print(f"reslab: error: {words}", file=sys.stderr)
+    return 2
 
 
 def _last_words(run: Run) -> int:
