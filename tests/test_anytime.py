@@ -296,7 +296,7 @@ def test_a_killed_run_is_sound_and_ends_in_time(split_photos, tmp_path):
 def test_a_slow_first_pass_says_nothing_of_the_rate(tmp_path):
     """The first pass sets things up; a run that took its rate for all ended after a third."""
     counting = clock.Clock(time.perf_counter(), 60.0)
-    counting.held_out = 1000
+    counting.test = 1000
     work = work_.Work(Run(tmp_path), None, "cpu", None, 0.0, Plan(), counting)
     stop = work.stopping("fp32")
     time.sleep(0.3)
@@ -335,7 +335,7 @@ def test_steps_that_become_slower_make_the_end_longer(monkeypatch):
         assert times.slower >= 1.0
     assert times.slower == pytest.approx(3.0)
     counting = clock.Clock(0.0, 100.0)
-    counting.held_out = 100
+    counting.test = 100
     counting.note_rate(50, 1.0)
     before = counting.ending
     counting.slower = times.slower

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from reslab.errors import InputError
 
-_STARTING = 10.0  # seconds
+_STARTING = 30.0  # seconds, on a machine that is very busy
 _training = threading.RLock()
 _command: str | None = None
 _began: float | None = None

@@ -110,6 +110,11 @@ RUN_FILES = (
     RunFile("checkpoints/last.safetensors", "the last state", save_checkpoint),
     RunFile("checkpoints/previous.safetensors", "the one saved before it", save_checkpoint),
     RunFile("checkpoints/best.safetensors", "the best weights", save_model),
+    RunFile(
+        "checkpoints/chosen.safetensors",
+        "of a training by the clock: what validation chose, before the head learned from it too",
+        save_model,
+    ),
     # Last: a folder that is being emptied and has lost it would hold files and no run.
     RunFile(
         "run.json",

@@ -79,7 +79,7 @@ def publish_in_time(work: Work, session: Session) -> None:
         if test is None:
             raise EnoughError
     if "validation" in prepared.evaluation:
-        validation = work.best_on_validation() or _scored(work, session, network, "validation")
+        validation = work.on_validation() or _scored(work, session, network, "validation")
     views = prepared.recipe.averaging
     if validation is not None:
         found = validation.logits, validation.labels, validation.plain

@@ -69,6 +69,8 @@ def next_stage(work: Work) -> Stage | None:
     if work.plan.stages and work.clock.left_to_learn < WORTH:
         return None
     found = _after_head(work) if _solvable(work.base) else _from_scratch(work)
+    if found is None:
+        return None
     pinned = work.plan.pinned
     kept = {name: value for name, value in found.fields.items() if name not in pinned}
     given_up = sum(stage.diverged for stage in work.plan.stages)
@@ -90,7 +92,7 @@ def _solvable(base: Prepared) -> bool:
     return True
 
 
-def _after_head(work: Work) -> Stage:
+def _after_head(work: Work) -> Stage | None:
     clock, stages = work.clock, work.plan.stages
     assert clock is not None
     count = len(work.base.pictures.splits["train"])
@@ -118,6 +120,8 @@ def _after_head(work: Work) -> Stage:
                 pictures=None if wanted == count else wanted,
             )
     later = later_layers(work.base)
+    if passes < LEAST_EPOCHS * (LATER_PASSES if later else PASSES):
+        return _together(work)
     if passes / LATER_PASSES < LATER_FROM and all(one.name != "last layers" for one in stages):
         found = _last_layers(work, passes)
         if found is not None:
@@ -126,6 +130,23 @@ def _after_head(work: Work) -> Stage:
         return _trained(work, passes / PASSES, "all", "all layers", WHOLE)
     epochs, fields = passes / LATER_PASSES, LATER | {"train_from": later}
     return _trained(work, epochs, "later layers", f"from {later} on", fields)
+
+
+def _together(work: Work) -> Stage | None:
+    """The head that validation chose, solved on the validation pictures too."""
+    last = work.plan.stages[-1]
+    chosen = work.best_stage is last and last.fields.get("train_from") == "head"
+    if last.together or not chosen or last.pictures or not last.strength:
+        return None
+    if "validation" not in work.base.pictures.splits:
+        return None
+    return Stage(
+        name="head on all",
+        why="the same head on the validation pictures too, which have chosen it",
+        fields=last.fields,
+        strength=last.strength,
+        together=True,
+    )
 
 
 def _trained(work: Work, epochs: float, name: str, what: str, fields: dict[str, Any]) -> Stage:
@@ -158,7 +179,7 @@ def _last_layers(work: Work, passes: float) -> Stage | None:
         fields=LAST_LAYERS
         | {
             "train_from": layer,
-            "epochs": work.progress.epoch + epochs,
+            "epochs": work.progress.epoch + (epochs if epochs == most else 2 * epochs),
             "precision": precision,
         },
     )

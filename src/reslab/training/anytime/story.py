@@ -24,7 +24,7 @@ from reslab.recipes.recipe import Recipe, dotted_name
 from reslab.run.display import Display
 from reslab.run.folder import Run
 from reslab.run.interruption import catching_signals
-from reslab.training.anytime.clock import HARD, Clock
+from reslab.training.anytime.clock import HARD, Clock, before_the_end
 from reslab.training.anytime.ending import publish_in_time, rehearse
 from reslab.training.anytime.ladder import next_stage
 from reslab.training.anytime.outlook import outlook
@@ -90,7 +90,7 @@ def start_clock(minutes: float | None, began: float, network: str) -> None:
     """
     if minutes is None:
         return
-    leave_at(began + 60 * minutes - HARD, _no_run)
+    leave_at(began + 60 * minutes - before_the_end(HARD, 60 * minutes), _no_run)
     if network not in OURS:
         threading.Thread(target=import_module, args=("timm",), daemon=True).start()
 
@@ -144,12 +144,13 @@ def work_by_plan(
         plan.minutes = plan.minutes or minutes
         clock = Clock(began, 60 * minutes if minutes else plan.left, plan.used)
         counts = prepared.pictures.counts()
-        clock.held_out = counts["test"] + counts["validation"]
+        clock.test, clock.validation = counts["test"], counts["validation"]
     work = Work(run, prepared, device, display, began, plan, clock)
     session = _to_end(work)
     announce(run, prepared, display)
     if clock is not None:
-        leave_at(began + clock.seconds - HARD, partial(_last_words, run))
+        over = began + clock.seconds - before_the_end(HARD, clock.seconds)
+        leave_at(over, partial(_last_words, run))
     with catching_signals() as caught, session.failing_safely():
         work.caught = caught
         _begin(work)

@@ -12,12 +12,13 @@ import torch
 from reslab.features.extraction import TOGETHER
 from reslab.learning.state import Progress
 from reslab.networks.inference import logits_of
+from reslab.networks.model_file import read_tensors
 from reslab.pictures.batches import Batch
 from reslab.run.display import Display
 from reslab.run.folder import Run
 from reslab.training.anytime.clock import Clock
 from reslab.training.anytime.halving import features_precision
-from reslab.training.anytime.plan import Plan
+from reslab.training.anytime.plan import Plan, Stage
 from reslab.training.preparation import Prepared
 from reslab.training.session import Session
 
@@ -111,8 +112,22 @@ class Work:
                 raise EnoughError
             yield batch
 
-    def best_on_validation(self) -> Scored | None:
-        """The best weights on the validation split, if that has cached features."""
+    @property
+    def best_stage(self) -> Stage | None:
+        """The stage that the best weights come from."""
+        before = (one for one in self.plan.stages if one.done)
+        found = [one for one in before if one.first <= self.progress.best_epoch]
+        return found[-1] if found else None
+
+    def on_validation(self) -> Scored | None:
+        """The best weights on the validation split, if that is known, or has cached features.
+
+        Of weights that have learned from it, those that it chose before.
+        """
+        if self.best_stage is not None and self.best_stage.together:
+            tensors, _ = read_tensors(self.run.chosen_checkpoint)
+            labels = tensors["validation.labels"]
+            return Scored(np.arange(len(labels)), tensors["validation.logits"], labels)
         session = self.best
         if session is None or session.prepared.recipe.averaging != "none":
             return None
@@ -121,6 +136,13 @@ class Work:
         batches = prepared.evaluation["validation"]()
         logits, labels = logits_of(prepared.trained, batches, self.device)
         return Scored(np.arange(len(labels)), logits, labels)
+
+    def chosen_weights(self) -> dict[str, torch.Tensor]:
+        """The best weights among those that learned from train alone."""
+        if self.best_stage is None or not self.best_stage.together:
+            return read_tensors(self.run.best_checkpoint)[0]
+        tensors, _ = read_tensors(self.run.chosen_checkpoint)
+        return {name: of for name, of in tensors.items() if not name.startswith("validation.")}
 
     def save_plan(self) -> None:
         if self.clock is not None:

@@ -15,7 +15,8 @@ from reslab.judging.scoring import Evaluations, judge, judge_all
 from reslab.learning.loop import train_epochs
 from reslab.learning.pace import Pace
 from reslab.learning.state import DivergedError, Milestone, Progress, Step, reach_milestone
-from reslab.networks.model_file import read_tensors
+from reslab.networks.inference import logits_of
+from reslab.networks.model_file import read_tensors, save_model
 from reslab.pictures import draws
 from reslab.pictures.table import Pictures
 from reslab.run.checkpoint import load_checkpoint
@@ -26,7 +27,7 @@ from reslab.training.anytime.work import EnoughError, Work
 from reslab.training.following import followed
 from reslab.training.preparation import Prepared, prepare
 from reslab.training.session import Session
-from reslab.training.transfer import start_from_solved_head, with_features
+from reslab.training.transfer import solve_together, start_from_solved_head, with_features
 
 SAVE_EVERY = 20.0  # seconds between checkpoints within an epoch
 SETTLED = 3  # steps before their time is believed
@@ -42,7 +43,9 @@ def run_stage(work: Work, number: int) -> None:
     session = None
     try:
         session = _opened(work, stage, number)
-        if session.prepared.recipe.solves:
+        if stage.together:
+            _solve_together(work, session, stage)
+        elif session.prepared.recipe.solves:
             _solve(work, session, stage)
         else:
             _train(work, session, stage)
@@ -65,6 +68,8 @@ def _close(work: Work, session: Session | None, number: int, started: float, bef
     if stage.done and session is not None and progress.best_epoch >= stage.first:
         quick = session.prepared.cut is not None and "validation" in session.prepared.evaluation
         work.best = session if quick else None
+        if work.clock is not None:
+            work.clock.validated = quick
     if stage.done and progress.best_accuracy >= 0:
         stage.validation_accuracy = progress.best_accuracy
         stage.validation_loss = progress.best_loss
@@ -79,7 +84,7 @@ def _opened(work: Work, stage: Stage, number: int) -> Session:
     if stage.pictures:
         prepared = replace(prepared, pictures=_some(prepared.pictures, stage.pictures, recipe.seed))
     if work.run.best_checkpoint.exists():
-        prepared.network.load_state_dict(read_tensors(work.run.best_checkpoint)[0])
+        prepared.network.load_state_dict(work.chosen_weights())
     session = Session.open(work.run, prepared, work.device, work.display, work.began)
     session.stage = number
     if work.progress.stage == number:
@@ -121,14 +126,39 @@ def _solve(work: Work, session: Session, stage: Stage) -> None:
         session.prepared, session.device, session.display, stop
     )
     session.note_features("features", report)
-    start_from_solved_head(session.prepared, session.device, session.display, work.stop)
+    prepared, display = session.prepared, session.display
+    found = start_from_solved_head(prepared, session.device, display, work.stop)
+    stage.strength = found["strength"]
     for _ in followed(session, _solved(session, started), 0):
         pass
     session.save()
 
 
-def _solved(session: Session, started: float) -> Iterator[Milestone]:
-    """The solved head, judged."""
+def _solve_together(work: Work, session: Session, stage: Stage) -> None:
+    """Solve the chosen head on the validation pictures too; what they said of it before is kept."""
+    if work.progress.epoch > stage.first:
+        return
+    started = time.perf_counter()
+    stop = work.stopping(session.prepared.recipe.precision)
+    session.prepared, report = with_features(
+        session.prepared, session.device, session.display, stop
+    )
+    session.note_features("features", report)
+    prepared = session.prepared
+    logits, labels = logits_of(
+        prepared.trained, prepared.evaluation["validation"](), session.device
+    )
+    before = {"validation.logits": logits, "validation.labels": labels}
+    save_model(session.run.chosen_checkpoint, work.chosen_weights() | before, session.model())
+    assert stage.strength is not None
+    solve_together(prepared, stage.strength)
+    for _ in followed(session, _solved(session, started, together=True), 0):
+        pass
+    session.save()
+
+
+def _solved(session: Session, started: float, *, together: bool = False) -> Iterator[Milestone]:
+    """The solved head, judged, if the validation pictures are not learned from together."""
     prepared, progress = session.prepared, session.state.progress
     batches = prepared.batches
     assert isinstance(batches, FeatureBatches)
@@ -139,7 +169,8 @@ def _solved(session: Session, started: float) -> Iterator[Milestone]:
     progress.hits = round(found.accuracy * progress.seen)
     progress.epoch_seconds = time.perf_counter() - started
     progress.train_seconds += progress.epoch_seconds
-    scores = judge_all(prepared.trained, _judging(prepared), session.device)
+    judging = {} if together else _judging(prepared)
+    scores = judge_all(prepared.trained, judging, session.device)
     yield reach_milestone(progress, scores, {"epoch": progress.epoch}, 0.0)
 
 
