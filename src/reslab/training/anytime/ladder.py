@@ -24,9 +24,8 @@ LAST_PASSES = 1.2  # forward passes of the whole network, that a step of the las
 LAST_EPOCHS = (2, 4)  # least that are worth their features; most, then more of the network pays
 LATER_FROM = 2.0  # epochs of all but the first layers, that give more than the last layers
 WHOLE_FROM = 10.0  # epochs of the whole network, for which the first layers need not be spared
-FULL_RATE_FROM = 2.0  # epochs; a shorter training would not find back from large steps
-MIXUP = 0.2
-MIXED_FROM = 8.0  # epochs, in which pictures would be learned by heart
+FULL_RATE_AT = 2.0  # epochs; a shorter training would not find back from large steps, and in a
+# longer one they would carry the weights too far from where they were pretrained
 HEAD_SHARE = 0.4  # of the time left, that features for a solved head may take
 HEAD_ALONE = 0.85  # the same, where there is time for nothing else
 LEAST_EPOCHS = 0.5  # of all layers; with less, food10's accuracy fell (LOG.md)
@@ -151,15 +150,13 @@ def _together(work: Work) -> Stage | None:
 
 def _trained(work: Work, epochs: float, name: str, what: str, fields: dict[str, Any]) -> Stage:
     """Training on pictures to the end of the time, which will do for about so many epochs."""
-    rate = fields["optimizer.lr"] * min(1.0, math.sqrt(epochs / FULL_RATE_FROM))
+    share = epochs / FULL_RATE_AT
+    rate = fields["optimizer.lr"] * math.sqrt(min(share, 1 / share))
     most = work.progress.epoch + math.ceil(2 * epochs) + 1
-    more: dict[str, Any] = {"epochs": most, "optimizer.lr": rate}
-    if epochs >= MIXED_FROM:
-        more["mix.mixup"] = MIXUP
     return Stage(
         name=name,
         why=f"{what}, for the time that is left: about {epochs:.1f} epochs",
-        fields=fields | more,
+        fields=fields | {"epochs": most, "optimizer.lr": rate},
     )
 
 
