@@ -1,5 +1,6 @@
 """Training by the clock: the time is kept, the best is chosen by validation, a plan repeats."""
 
+import copy
 import hashlib
 import itertools
 import json
@@ -22,10 +23,10 @@ from reslab.errors import InputError, InterruptedRunError
 from reslab.learning import loop
 from reslab.learning.pace import Pace
 from reslab.networks.catalogue import NetworkSpec, build_network
-from reslab.networks.model_file import load_model
+from reslab.networks.model_file import load_model, read_tensors
 from reslab.run.folder import Run
 from reslab.run.looks import looks_of
-from reslab.training.anytime import clock, ladder, story, working
+from reslab.training.anytime import clock, ending, ladder, story, working
 from reslab.training.anytime import work as work_
 from reslab.training.anytime.outlook import outlook
 from reslab.training.anytime.plan import Plan
@@ -232,17 +233,50 @@ def test_a_stopped_run_goes_on_and_its_plan_still_repeats(
 def test_pretrained_it_begins_with_a_solved_head_and_trains_on_from_it(
     split_photos, tmp_path, weights, monkeypatch
 ):
-    monkeypatch.setattr(ladder, "WHOLE_FROM", 1e9)  # there is time for all layers at once
+    monkeypatch.setattr(ladder, "LATER_FROM", 1e9)  # there is time for more layers at once
     options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
     fields = {"preprocess.size": 32}
     run = reslab.train(
         split_photos, out=tmp_path / "run", minutes=MINUTES, fields=fields, **options
     )
     stages = run.info["stages"]
-    assert [stage["name"] for stage in stages][:3] == ["head", "last layers", "all"]
-    assert [stage["fields"]["train_from"] for stage in stages][:3] == ["head", "7", "all"]
+    assert [stage["name"] for stage in stages][:3] == ["head", "last layers", "later layers"]
+    assert [stage["fields"]["train_from"] for stage in stages][:3] == ["head", "7", "3"]
     assert load_model(run.path).network
     assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
+
+
+def test_at_the_end_the_chosen_head_learns_from_the_validation_pictures_too(
+    split_photos, tmp_path, weights, monkeypatch, ticking
+):
+    monkeypatch.setattr(ladder, "LEAST_EPOCHS", 1e9)  # there is time for nothing else
+    options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
+    fields = {"preprocess.size": 32}
+    out = tmp_path / "run"
+    run = reslab.train(split_photos, out=out, minutes=MINUTES, fields=fields, **options)
+    assert [stage["name"] for stage in run.info["stages"]] == ["head", "head on all"]
+    first, last = run.history
+    assert "validation_accuracy" not in last
+    # What is told of validation is what it said before it was learned from.
+    assert run.validation["loss"] == pytest.approx(first["validation_loss"], rel=1e-3)
+    chosen, _ = read_tensors(run.chosen_checkpoint)
+    kept = load_model(out).network.state_dict()
+    head = [name for name, value in kept.items() if not torch.equal(value, chosen[name])]
+    assert head
+    assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
+    # What comes later is judged by these pictures again, so it begins with the chosen weights.
+    original, opened = working.Session.open, []
+
+    def watching(run, prepared, *others):
+        opened.append(copy.deepcopy(prepared.network.state_dict()))
+        return original(run, prepared, *others)
+
+    monkeypatch.setattr(working.Session, "open", watching)
+    monkeypatch.setattr(ladder, "LEAST_EPOCHS", 1e-9)
+    run = go_on(out, ticking)
+    assert len(run.info["stages"]) > 2
+    assert any(all(torch.equal(at[name], chosen[name]) for name in head) for at in opened)
+    assert not any(all(torch.equal(at[name], kept[name]) for name in head) for at in opened)
 
 
 @pytest.mark.usefixtures("ticking")
@@ -284,6 +318,7 @@ def test_a_killed_run_is_sound_and_ends_in_time(split_photos, tmp_path):
         child.kill()
         child.communicate()
         load_model(out)
+    assert reslab.Classifier.load(out).predict(next(split_photos.rglob("*.png")))
     child = start("end")
     _, said = child.communicate(timeout=120)
     assert child.returncode == 0, said.decode()
@@ -313,6 +348,60 @@ def test_a_machine_too_slow_for_a_score_still_gives_a_model(split_photos, tmp_pa
     assert load_model(run.path)
 
 
+def test_a_test_split_that_cannot_be_scored_in_time_is_cut(
+    split_photos, tmp_path, monkeypatch, ticking
+):
+    def slow(network, x, averaging):
+        ticking.pass_by(20)
+        return network(x)
+
+    monkeypatch.setattr(ending, "averaged", slow)
+    monkeypatch.setattr(ending, "pictures_at_once", lambda size: 2)
+    run = train(split_photos, tmp_path / "run")
+    assert run.finished
+    assert run.test["of"] == 16
+    assert 2 <= run.test["n"] < 16
+    rows = (run.path / "predictions.csv").read_text("utf-8").splitlines()[1:]
+    assert len(rows) == run.test["n"]
+    # A sample of all, not the first ones, which are of one class.
+    assert len({row.split(",")[1] for row in rows}) > 1
+    assert [look["pictures"] for look in looks_of(run.path)] == [16]
+
+
+def test_without_time_the_report_is_left_out_and_a_run_is_whole(
+    split_photos, tmp_path, monkeypatch, ticking, capsys
+):
+    original = ending.note_scores
+
+    def late(outcome, split, *given):
+        if split == "test":
+            ticking.pass_by(60 * MINUTES)
+        return original(outcome, split, *given)
+
+    monkeypatch.setattr(ending, "note_scores", late)
+    run = train(split_photos, tmp_path / "run")
+    assert run.finished
+    assert run.test["n"] == 16
+    assert "no report.html: the time was over" in capsys.readouterr().err
+    assert not (run.path / "report.html").exists()
+    assert (run.path / "predictions.csv").exists()
+
+
+def test_a_command_leaves_at_its_moment_whatever_it_is_doing():
+    script = (
+        "import sys, time\nfrom reslab import process\n"
+        "def last_words():\n    print('said'); return 3\n"
+        "with process.running_command([]):\n"
+        "    process.leave_at(time.perf_counter() + 0.5, last_words)\n"
+        "    if sys.argv[1] == 'late': time.sleep(600)\n"
+        "    process.say_and_leave(lambda: print('in time') or 4)\n"
+    )
+    for how, said, status in (("late", "said\n", 3), ("early", "in time\n", 4)):
+        words = [sys.executable, "-c", script, how]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.stdout, done.returncode) == (said, status)
+
+
 def test_the_last_layers_are_those_that_cost_less_than_the_others():
     spec = NetworkSpec("resnet18", 10, 3, (64, 64))
     network, recipe = build_network(spec, 0), SimpleNamespace(network="resnet18")
@@ -321,6 +410,7 @@ def test_the_last_layers_are_those_that_cost_less_than_the_others():
     network.layer4 = nn.Identity()
     network.fc = nn.Linear(256, 10)
     assert ladder.last_layers(base) == "layer3"
+    assert ladder.later_layers(base) == "layer1"
 
 
 def test_steps_that_become_slower_make_the_end_longer(monkeypatch):
