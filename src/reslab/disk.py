@@ -111,6 +111,29 @@ def write_safely(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None
         _flush_folder(path.parent)
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to be written in any order, that takes the place of `path` when the block ends well.
+
+    Raises OSError naming the file; the one that stood there before is then untouched.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: not a regular file, so it is not replaced")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _named(path):
+        try:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            _flush_folder(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
 def write_keeping(path: Path, before: Path, data: bytes) -> None:
     """As `write_safely`, but what stood at `path` stays, as `before`.
 

@@ -9,8 +9,11 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+import numpy as np
+
 from reslab.disk import read_regular
 from reslab.errors import InputError
+from reslab.pictures.names import NameList, Names
 
 PICTURE_SUFFIXES = frozenset(
     [
@@ -19,7 +22,8 @@ PICTURE_SUFFIXES = frozenset(
     ]
 )
 
-LARGEST_FILE = 128 << 20  # bytes of a picture or list that are read, or unpacked, at most
+LARGEST_FILE = 128 << 20  # bytes of a picture that are read, or unpacked, at most
+LARGEST_LIST = 8 << 30  # and of a list of pictures
 _NO_STAMP = (-1, -1, -1, -1)
 
 
@@ -38,7 +42,7 @@ class Files(Protocol):
     @property
     def location(self) -> Path: ...
 
-    def names(self) -> list[str]:
+    def names(self) -> Names:
         """Every file that is not hidden, sorted."""
         ...
 
@@ -46,8 +50,8 @@ class Files(Protocol):
         """Every folder that is not hidden, sorted: an empty class folder counts too."""
         ...
 
-    def read(self, name: str) -> bytes:
-        """The bytes of a file. Raises OSError."""
+    def read(self, name: str, most: int = LARGEST_FILE) -> bytes:
+        """The bytes of a file. Raises OSError, also for more than `most`."""
         ...
 
     def stamp(self, name: str) -> tuple[int, int, int, int]:
@@ -56,6 +60,10 @@ class Files(Protocol):
         Negative where there is no telling. On Windows the second time is the file's birth, so that
         there an edit of equal size with its time put back goes unseen.
         """
+        ...
+
+    def nearby(self, names: Names) -> np.ndarray | None:
+        """The rows of names in an order in which they are read fastest; None if it is theirs."""
         ...
 
     def has(self, name: str) -> bool: ...
@@ -70,18 +78,18 @@ class Folder:
 
     def __init__(self, location: Path) -> None:
         self.location = location
-        self._walked: tuple[list[str], list[str]] | None = None
+        self._walked: tuple[Names, list[str]] | None = None
 
-    def _walk(self) -> tuple[list[str], list[str]]:
+    def _walk(self) -> tuple[Names, list[str]]:
         if self._walked is None:
-            names: list[str] = []
+            names = NameList()
             folders: list[str] = []
             self._enter("", (), names, folders)
-            self._walked = sorted(names), sorted(folders)
+            self._walked = names.names(), sorted(folders)
         return self._walked
 
     def _enter(
-        self, prefix: str, above: tuple[str, ...], names: list[str], folders: list[str]
+        self, prefix: str, above: tuple[str, ...], names: NameList, folders: list[str]
     ) -> None:
         here = self.location / prefix
         real = os.path.realpath(here)
@@ -89,25 +97,31 @@ class Folder:
             return
         try:
             with os.scandir(here) as entries:
-                found = [entry for entry in entries if not entry.name.startswith(".")]
+                # With its slash a folder stands where the names of what it holds do.
+                found = [
+                    entry.name + "/" if entry.is_dir() else entry.name
+                    for entry in entries
+                    if not entry.name.startswith(".")
+                ]
         except OSError as error:
             raise InputError(f"{printable(str(here))}: cannot be read ({error.strerror})") from None
-        for entry in found:
-            if entry.is_dir():
-                folders.append(prefix + entry.name)
-                self._enter(f"{prefix}{entry.name}/", (*above, real), names, folders)
+        found.sort()
+        for name in found:
+            if name.endswith("/"):
+                folders.append(prefix + name[:-1])
+                self._enter(prefix + name, (*above, real), names, folders)
             else:
-                names.append(prefix + entry.name)
+                names.append(prefix + name)
 
-    def names(self) -> list[str]:
+    def names(self) -> Names:
         return self._walk()[0]
 
     def folders(self) -> list[str]:
         return self._walk()[1]
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int = LARGEST_FILE) -> bytes:
         # A Path for each of many thousand files costs more than opening one.
-        return read_regular(os.path.join(self.location, name), LARGEST_FILE)  # noqa: PTH118
+        return read_regular(os.path.join(self.location, name), most)  # noqa: PTH118
 
     def stamp(self, name: str) -> tuple[int, int, int, int]:
         try:
@@ -117,8 +131,11 @@ class Folder:
             return _NO_STAMP
         return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
+    def nearby(self, names: Names) -> np.ndarray | None:
+        return None
+
     def has(self, name: str) -> bool:
-        return (self.location / name).is_file()
+        return os.path.isfile(os.path.join(self.location, name))  # noqa: PTH113, PTH118
 
     def where(self, name: str) -> str:
         return str(self.location / name)
@@ -160,8 +177,8 @@ class Archive:
             if name.startswith(prefix) and name != prefix and not is_hidden(name)
         }
 
-    def names(self) -> list[str]:
-        return sorted(name for name in self._members if not name.endswith("/"))
+    def names(self) -> Names:
+        return Names.of(sorted(name for name in self._members if not name.endswith("/")))
 
     def folders(self) -> list[str]:
         found = {name.rstrip("/") for name in self._members if name.endswith("/")}
@@ -171,20 +188,20 @@ class Archive:
             )
         return sorted(found)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int = LARGEST_FILE) -> bytes:
         info = self._members.get(name)
         if info is None:
             raise FileNotFoundError(2, "no such member", self.where(name))
         try:
             # What the archive says of its size may be a lie, so no more is unpacked either.
             data = b""
-            if info.file_size <= LARGEST_FILE:
+            if info.file_size <= most:
                 with self._lock, self._zip.open(info) as member:
-                    data = member.read(LARGEST_FILE + 1)
+                    data = member.read(most + 1)
         except Exception as error:  # BadZipFile, zlib.error, ...: each codec raises its own
             raise OSError(f"damaged or encrypted in the archive ({error})") from None
-        if max(len(data), info.file_size) > LARGEST_FILE:
-            raise OSError(errno.EFBIG, f"larger than {LARGEST_FILE / 1e6:,.0f} MB", name)
+        if max(len(data), info.file_size) > most:
+            raise OSError(errno.EFBIG, f"larger than {most / 1e6:,.0f} MB", name)
         return data
 
     def stamp(self, name: str) -> tuple[int, int, int, int]:
@@ -193,6 +210,9 @@ class Archive:
             return _NO_STAMP
         info = self._members[name]
         return info.file_size, self._times[0], self._times[1], info.CRC
+
+    def nearby(self, names: Names) -> np.ndarray | None:
+        return None
 
     def has(self, name: str) -> bool:
         return name in self._members and not name.endswith("/")

@@ -13,15 +13,16 @@ import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from reslab.disk import write_safely
 from reslab.errors import InputError
 from reslab.pictures.cache import cache_folder, make_room
 from reslab.pictures.content import KEY
+from reslab.pictures.names import Names
 
 FORMAT = 2
 WORTH_KEEPING = 1000  # fewer files are read anew sooner than their table is looked after
@@ -32,13 +33,15 @@ _SETTLED = 2_000_000_000  # nanoseconds after which a later change shows in a fi
 class Reading:
     """What is known of files: rows of stamps (N, 4), content keys (N,) and perhaps pixels.
 
-    pixels: uint8 (N, 3, H, W), where all pictures are small and of one size.
+    pixels: uint8 (N, 3, H, W), where all pictures are small and of one size. lacking: (3, H, W)
+    where they may be so and there was no memory for them.
     """
 
-    names: tuple[str, ...]
+    names: Names
     stamps: np.ndarray
     keys: np.ndarray
     pixels: np.ndarray | None
+    lacking: tuple[int, ...] | None = None
 
     def fits(self) -> bool:
         """Whether its arrays belong together."""
@@ -48,18 +51,14 @@ class Reading:
             arrays.append((self.pixels, (count, *self.pixels.shape[1:]), "uint8"))
         return all(found.shape == shape and found.dtype == kind for found, shape, kind in arrays)
 
-    def rows_of(self, names: tuple[str, ...], stamps: np.ndarray) -> np.ndarray:
+    def rows_of(self, names: Names, stamps: np.ndarray) -> np.ndarray:
         """For each file the row that still holds for it, or -1."""
-        if names == self.names:
-            rows = np.arange(len(names))
-        else:
-            known = {name: row for row, name in enumerate(self.names)}
-            rows = np.array([known.get(name, -1) for name in names], dtype=np.int64)
+        rows = self.names.matching(names)
         same = (self.stamps[rows] == stamps).all(1) & (stamps[:, 0] >= 0) & (rows >= 0)
         return np.where(same, rows, -1)
 
 
-def recall(location: Path, split: str, names: tuple[str, ...]) -> Reading | None:
+def recall(location: Path, split: str, names: Names) -> Reading | None:
     """The last reading of these files, or else the newest of this split in their place."""
     exact = _place(location, split, names)
     try:
@@ -84,30 +83,44 @@ def remember(location: Path, split: str, reading: Reading, began: int) -> None:
         return
     fresh = reading.stamps[:, 1:3].max(1) > began - _SETTLED
     stamps = np.where(fresh[:, None], -1, reading.stamps)
-    text = "\0".join(reading.names).encode("utf-8", "surrogateescape")
     arrays = {
-        "names": np.frombuffer(text, np.uint8),
+        "names": reading.names.text()[:-1],
         "stamps": stamps,
         "keys": np.ascontiguousarray(reading.keys).view(np.uint64).reshape(-1, 2),
     }
     if reading.pixels is not None:
         arrays["pixels"] = reading.pixels
-    header = {"format": FORMAT, "checksum": _checksum(arrays)}
-    data = safetensors.numpy.save(arrays, {"reslab": json.dumps(header)})
+    header = {"format": FORMAT, "checksum": _checksum(arrays), "lacking": reading.lacking}
+    parts = _parts(arrays, {"reslab": json.dumps(header)})
     path = _place(location, split, reading.names)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if make_room(path, len(data)):
-            write_safely(path, data)
+        if make_room(path, sum(part.nbytes for part in parts)):
+            write_safely(path, parts)
     except (OSError, InputError):
         pass  # a full or read-only disk, or what stands in its place, costs the memory, not the run
+
+
+def _parts(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> list[memoryview]:
+    """A safetensors file of the arrays, which its own function would copy twice over."""
+    kinds = {"uint8": "U8", "int64": "I64", "uint64": "U64"}
+    table: dict[str, Any] = {"__metadata__": metadata}
+    parts, end = [], 0
+    for name, values in sorted(arrays.items(), key=lambda item: -item[1].itemsize):
+        start, end = end, end + values.nbytes
+        kind = kinds[values.dtype.name]
+        table[name] = {"dtype": kind, "shape": values.shape, "data_offsets": [start, end]}
+        parts.append(np.ascontiguousarray(values).data.cast("B"))
+    text = json.dumps(table).encode()
+    text += b" " * (-len(text) % 8)
+    return [memoryview(len(text).to_bytes(8, "little") + text), *parts]
 
 
 def now() -> int:
     return time.time_ns()
 
 
-def _place(location: Path, split: str, names: tuple[str, ...]) -> Path:
+def _place(location: Path, split: str, names: Names) -> Path:
     def digest(text: str) -> str:
         data = text.encode("utf-8", "surrogateescape")
         return hashlib.blake2b(data, digest_size=8).hexdigest()
@@ -127,10 +140,10 @@ def _read(path: Path) -> Reading | None:
             arrays = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
         if header.get("format") != FORMAT or header.get("checksum") != _checksum(arrays):
             return None
-        text = arrays["names"].tobytes().decode("utf-8", "surrogateescape")
-        names = tuple(text.split("\0"))
+        names = Names(np.append(arrays["names"], np.uint8(0)))
         keys = np.ascontiguousarray(arrays["keys"]).view(KEY).reshape(-1)
-        found = Reading(names, arrays["stamps"], keys, arrays.get("pixels"))
+        lacking = header.get("lacking") and tuple(map(int, header["lacking"]))
+        found = Reading(names, arrays["stamps"], keys, arrays.get("pixels"), lacking)
     except Exception:  # whatever stands there in the place of what was written
         return None
     return found if found.fits() else None
