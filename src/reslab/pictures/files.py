@@ -5,7 +5,10 @@ import os
 import threading
 import unicodedata
 import zipfile
+from array import array
 from collections import Counter
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -24,6 +27,8 @@ PICTURE_SUFFIXES = frozenset(
 
 LARGEST_FILE = 128 << 20  # bytes of a picture that are read, or unpacked, at most
 LARGEST_LIST = 8 << 30  # and of a list of pictures
+Stamp = tuple[int, int, int, int]
+_FEW, _SHARE = 100, 4  # a folder is listed as far as this and so many times what is asked of it
 _NO_STAMP = (-1, -1, -1, -1)
 
 
@@ -54,8 +59,8 @@ class Files(Protocol):
         """The bytes of a file. Raises OSError, also for more than `most`."""
         ...
 
-    def stamp(self, name: str) -> tuple[int, int, int, int]:
-        """Numbers that change when the file does: size, two times in ns, an identity.
+    def stamps(self, names: Names) -> np.ndarray:
+        """Numbers that change when a file does, int64 (N, 4): size, two times in ns, an identity.
 
         Negative where there is no telling. On Windows the second time is the file's birth, so that
         there an edit of equal size with its time put back goes unseen.
@@ -67,6 +72,10 @@ class Files(Protocol):
         ...
 
     def has(self, name: str) -> bool: ...
+
+    def holds(self, names: Names) -> np.ndarray:
+        """Whether each of many files is there: bool (N,)."""
+        ...
 
     def where(self, name: str) -> str:
         """How a message names the file."""
@@ -123,7 +132,10 @@ class Folder:
         # A Path for each of many thousand files costs more than opening one.
         return read_regular(os.path.join(self.location, name), most)  # noqa: PTH118
 
-    def stamp(self, name: str) -> tuple[int, int, int, int]:
+    def stamps(self, names: Names) -> np.ndarray:
+        return _table(map(self._stamp, names))
+
+    def _stamp(self, name: str) -> Stamp:
         try:
             # A Path for each of many thousand files costs more than asking for the stamp.
             found = os.stat(os.path.join(self.location, name))  # noqa: PTH116, PTH118
@@ -136,6 +148,30 @@ class Folder:
 
     def has(self, name: str) -> bool:
         return os.path.isfile(os.path.join(self.location, name))  # noqa: PTH113, PTH118
+
+    def holds(self, names: Names) -> np.ndarray:
+        """As `has` says; a folder of which much is asked for is listed instead, once."""
+        numbers: dict[str, int] = {}
+        folder_of = array("i")
+        for name in names:
+            folder_of.append(numbers.setdefault(name.rpartition("/")[0], len(numbers)))
+        order = np.argsort(np.frombuffer(folder_of, np.int32), kind="stable")
+        ends = np.cumsum(np.bincount(np.frombuffer(folder_of, np.int32), minlength=len(numbers)))
+        found = np.empty(len(names), bool)
+        for folder, start, end in zip(numbers, [0, *ends], ends, strict=False):
+            rows = order[start:end]
+            listed = self._files_in(folder, _FEW + _SHARE * len(rows))
+            asked = names.take(rows)
+            found[rows] = [name.rpartition("/")[2] in listed or self.has(name) for name in asked]
+        return found
+
+    def _files_in(self, folder: str, most: int) -> set[str]:
+        """The names of some files in a folder: of all, if it holds no more than so many."""
+        try:
+            with os.scandir(self.location / folder) as entries:
+                return {entry.name for entry in islice(entries, most) if entry.is_file()}
+        except (OSError, ValueError):
+            return set()
 
     def where(self, name: str) -> str:
         return str(self.location / name)
@@ -158,7 +194,7 @@ class Archive:
         infos = self._zip.infolist()
         names = _member_names(infos)
         members = dict(zip(names, infos, strict=True))
-        strange = [repr(name) for name in names if not _stays_inside(name)]
+        strange = [repr(name) for name in names if not stays_inside(name)]
         if strange:
             raise InputError(f"{location}: holds names that are no paths inside it:", strange)
         if len(members) < len(names):
@@ -204,8 +240,11 @@ class Archive:
             raise OSError(errno.EFBIG, f"larger than {most / 1e6:,.0f} MB", name)
         return data
 
-    def stamp(self, name: str) -> tuple[int, int, int, int]:
-        """The member's size and checksum, the archive's times."""
+    def stamps(self, names: Names) -> np.ndarray:
+        """The members' sizes and checksums, the archive's times."""
+        return _table(map(self._stamp, names))
+
+    def _stamp(self, name: str) -> Stamp:
         if name not in self._members:
             return _NO_STAMP
         info = self._members[name]
@@ -217,11 +256,21 @@ class Archive:
     def has(self, name: str) -> bool:
         return name in self._members and not name.endswith("/")
 
+    def holds(self, names: Names) -> np.ndarray:
+        return np.fromiter(map(self.has, names), bool, len(names))
+
     def where(self, name: str) -> str:
         return f"{self.location}:{self._prefix}{name}"
 
 
-def _stays_inside(name: str) -> bool:
+def _table(stamps: Iterable[Stamp]) -> np.ndarray:
+    found = array("q")
+    for stamp in stamps:
+        found.extend(stamp)
+    return np.frombuffer(found, np.int64).reshape(-1, 4)
+
+
+def stays_inside(name: str) -> bool:
     parts = name.removesuffix("/").split("/")
     return not any(part in ("", "..") or "\0" in part for part in parts)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from reslab.pictures.lists import (
 from reslab.pictures.names import NameList, Names
 from reslab.pictures.table import Pictures, Samples
 
+Split = TypeVar("Split", str, str | None)
 Parsed = tuple[Entries, list[str]]
 
 
@@ -110,13 +112,8 @@ def assemble(
                     " the column, or one list a split without it"
                 )
     problems = [problem for _, found in parsed.values() for problem in found]
-    if classes is None:
-        # An index into nothing cannot be checked: without a class file the labels are the names.
-        for entries in lists.values():
-            for row in entries.rows_with(_is_negative).tolist():
-                problems.append(f"{entries.where(row)}: label {entries.label(row)} is out of range")
-        classes = ordered_classes({word for entries in lists.values() for word in entries.words})
-        classes_source = "the lists"
+    classes, classes_source, negative = settled_classes(lists, classes, classes_source)
+    problems += negative
     table: dict[str, Samples] = {}
     wrong: list[str] = []
     repeated = 0
@@ -142,16 +139,38 @@ def assemble(
     return Pictures(name, classes, table, tuple(notes if repeated else ()))
 
 
+def settled_classes(
+    lists: Mapping[Split, Entries], classes: tuple[str, ...] | None, source: str
+) -> tuple[tuple[str, ...], str, list[str]]:
+    """The classes, what names them, and the problems: the labels themselves name them, if need be.
+
+    source: what names `classes`.
+    """
+    if classes is not None:
+        return classes, source, []
+    # An index into nothing cannot be checked: without a class file the labels are the names.
+    problems = [
+        f"{entries.where(row)}: label {entries.label(row)} is out of range"
+        for entries in lists.values()
+        for row in entries.rows_with(_is_negative).tolist()
+    ]
+    found = ordered_classes({word for entries in lists.values() for word in entries.words})
+    return found, "the lists", problems
+
+
 def _is_negative(label: str) -> bool:
     return label.startswith("-") and label[1:].isdecimal()
 
 
 def _as_they_lie(files: Files, entries: Entries) -> tuple[Names, dict[int, str]]:
     """The paths as they can be read, and for each row that cannot what is wrong."""
+    there = files.holds(entries.paths)
+    if there.all():
+        return entries.paths, {}
     found = NameList()
     absent: dict[int, str] = {}
     for row, path in enumerate(entries.paths):
-        name = _present(files, path)
+        name = path if there[row] else _present(files, path)
         if name is None:
             absent[row] = f"{entries.where(row)}: no such file: {files.where(path)}"
         found.append(name or "")

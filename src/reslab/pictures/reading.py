@@ -2,7 +2,6 @@
 
 import math
 import os
-from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +19,7 @@ from reslab.pictures import remembered
 from reslab.pictures.cache import size_of
 from reslab.pictures.content import KEY, content_key
 from reslab.pictures.decoding import UnreadablePictureError, decode, with_channels
-from reslab.pictures.files import Files, printable
-from reslab.pictures.names import Names
+from reslab.pictures.files import printable
 from reslab.pictures.settings import SMALL
 from reslab.pictures.table import Pictures, Samples
 
@@ -106,7 +104,7 @@ def _read_files(samples: Samples, split: str, track: Track) -> tuple[Samples, li
     files, names = samples.files, samples.paths
     assert files is not None
     began = remembered.now()
-    stamps = stamps_of(files, names)
+    stamps = files.stamps(names)
     earlier = remembered.recall(files.location, split, names)
     if earlier is not None and earlier.lacking and _fits_memory(earlier.lacking, len(names)):
         earlier = None  # small pixels, for which there is memory now
@@ -150,14 +148,6 @@ def _read_files(samples: Samples, split: str, track: Track) -> tuple[Samples, li
         reading = remembered.Reading(whole.paths, stamps, whole.keys, held, small.lacking)
         remembered.remember(files.location, split, reading, began)
     return whole, [unread[row] for row in sorted(unread)]
-
-
-def stamps_of(files: Files, names: Names) -> np.ndarray:
-    """The stamp of each file: int64 (N, 4)."""
-    found = array("q")
-    for name in names:
-        found.extend(files.stamp(name))
-    return np.frombuffer(found, np.int64).reshape(-1, 4)
 
 
 def _fits_memory(shape: tuple[int, ...], count: int) -> bool:

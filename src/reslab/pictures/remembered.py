@@ -5,22 +5,16 @@ does it. A table is one safetensors file in the cache folder, guarded by a check
 damaged or does not fit is not used, and nothing is lost but time.
 """
 
-import contextlib
 import hashlib
-import json
 import os
 import time
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import safetensors
 
-from reslab.disk import write_safely
-from reslab.errors import InputError
-from reslab.pictures.cache import cache_folder, make_room
+from reslab.pictures.arrays import keep_arrays, kept_arrays
+from reslab.pictures.cache import cache_folder
 from reslab.pictures.content import KEY
 from reslab.pictures.names import Names
 
@@ -66,8 +60,6 @@ def recall(location: Path, split: str, names: Names) -> Reading | None:
         for path in [exact] if exact.exists() else others[-1:]:
             found = _read(path)
             if found is not None:
-                with contextlib.suppress(OSError):  # a cache may be read and not written
-                    os.utime(path)
                 return found
     except OSError:
         pass  # no cache folder, or not ours to read: the files themselves are there
@@ -90,30 +82,8 @@ def remember(location: Path, split: str, reading: Reading, began: int) -> None:
     }
     if reading.pixels is not None:
         arrays["pixels"] = reading.pixels
-    header = {"format": FORMAT, "checksum": _checksum(arrays), "lacking": reading.lacking}
-    parts = _parts(arrays, {"reslab": json.dumps(header)})
-    path = _place(location, split, reading.names)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if make_room(path, sum(part.nbytes for part in parts)):
-            write_safely(path, parts)
-    except (OSError, InputError):
-        pass  # a full or read-only disk, or what stands in its place, costs the memory, not the run
-
-
-def _parts(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> list[memoryview]:
-    """A safetensors file of the arrays, which its own function would copy twice over."""
-    kinds = {"uint8": "U8", "int64": "I64", "uint64": "U64"}
-    table: dict[str, Any] = {"__metadata__": metadata}
-    parts, end = [], 0
-    for name, values in sorted(arrays.items(), key=lambda item: -item[1].itemsize):
-        start, end = end, end + values.nbytes
-        kind = kinds[values.dtype.name]
-        table[name] = {"dtype": kind, "shape": values.shape, "data_offsets": [start, end]}
-        parts.append(np.ascontiguousarray(values).data.cast("B"))
-    text = json.dumps(table).encode()
-    text += b" " * (-len(text) % 8)
-    return [memoryview(len(text).to_bytes(8, "little") + text), *parts]
+    header = {"format": FORMAT, "lacking": reading.lacking}
+    keep_arrays(_place(location, split, reading.names), arrays, header)
 
 
 def now() -> int:
@@ -131,26 +101,15 @@ def _place(location: Path, split: str, names: Names) -> Path:
 
 
 def _read(path: Path) -> Reading | None:
-    if not path.is_file():
+    kept = kept_arrays(path, FORMAT)
+    if kept is None:
         return None
+    header, arrays = kept
     try:
-        with safetensors.safe_open(path, framework="np") as opened:
-            header = json.loads((opened.metadata() or {})["reslab"])
-            # An opened file is no dictionary: it cannot be iterated over itself.
-            arrays = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-        if header.get("format") != FORMAT or header.get("checksum") != _checksum(arrays):
-            return None
         names = Names(np.append(arrays["names"], np.uint8(0)))
         keys = np.ascontiguousarray(arrays["keys"]).view(KEY).reshape(-1)
-        lacking = header.get("lacking") and tuple(map(int, header["lacking"]))
+        lacking = tuple(map(int, header.get("lacking") or ())) or None
         found = Reading(names, arrays["stamps"], keys, arrays.get("pixels"), lacking)
-    except Exception:  # whatever stands there in the place of what was written
+    except Exception:  # another table than this one
         return None
     return found if found.fits() else None
-
-
-def _checksum(arrays: dict[str, np.ndarray]) -> int:
-    value = 0
-    for key in sorted(arrays):
-        value = zlib.crc32(np.ascontiguousarray(arrays[key]).data.cast("B"), value)
-    return value

@@ -1,4 +1,4 @@
-"""DATA as the user names it: a built-in set, a folder, a list, a CSV, or a zip of any of these."""
+"""DATA as the user names it: a built-in set, a folder, a list, a CSV, a zip, packed files."""
 
 from array import array
 from collections import Counter
@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from reslab.disk import real_path, user_path
+from reslab.disk import expanded, real_path, user_path
 from reslab.errors import InputError, nearest
 from reslab.pictures.builtin import BUILTINS, open_builtin
 from reslab.pictures.files import Archive, Files, Folder, is_picture_name, printable
 from reslab.pictures.listed import assemble, open_named_lists, open_tree_lists, read_list
 from reslab.pictures.lists import SPLIT_NAMES, is_table, ordered_classes, parse_csv
+from reslab.pictures.packs import is_pack, open_folder_of_packs, open_named_packs
 from reslab.pictures.table import Pictures, Samples
 
 LIST_FILES = {"train": "train", "validation": "val", "test": "test"}
@@ -37,6 +38,12 @@ def open_pictures(
     if text in BUILTINS and not path.exists():
         _refuse_companions(text, test=test, val=val, root=root)
         return open_builtin(text, data_root)
+    lists = {
+        split: str(written) for split, written in (("validation", val), ("test", test)) if written
+    }
+    if is_pack(path) and expanded(text)[0].exists():
+        _refuse_companions(text, root=root)
+        return _checked(open_named_packs(text, lists, classes))
     if not text or not path.exists():
         hint = nearest(text, tuple(BUILTINS)) if path.name == text and not path.suffix else ""
         raise InputError(f"{text or 'DATA'}: no such file, folder or built-in data set{hint}")
@@ -47,14 +54,14 @@ def open_pictures(
         _refuse_companions(text, test=test, val=val, root=root)
         return _checked(_open_tree(Archive(path), path.stem, classes, None))
     if path.suffix.lower() in (".txt", ".csv", ".lst", ".list"):
-        lists = {"train": path}
-        for split, companion in (("validation", val), ("test", test)):
-            if companion is not None:
-                lists[split] = user_path(companion)
-        return _checked(open_named_lists(lists, root, classes))
+        named = {"train": path} | {split: user_path(item) for split, item in lists.items()}
+        return _checked(open_named_lists(named, root, classes))
     if is_picture_name(path.name):
         raise InputError(f"{text}: a single picture is not a data set; name its folder or a list")
-    raise InputError(f"{text}: not a folder, a list (.txt), a CSV (.csv) or a zip (.zip)")
+    raise InputError(
+        f"{text}: not a folder, a list (.txt), a CSV (.csv), a zip (.zip), a tar that is not"
+        " compressed (.tar) or a Parquet file (.parquet)"
+    )
 
 
 def _refuse_companions(data: str, **options: str | Path | None) -> None:
@@ -86,6 +93,8 @@ def _open_tree(
         return open_tree_lists(files, name, lists, classes, root)
     if root is not None:
         raise InputError(f"--root goes with list files, and {name} holds no train.txt")
+    if isinstance(files, Folder) and (packed := open_folder_of_packs(files, name, classes)):
+        return packed
     tops = {folder for folder in files.folders() if "/" not in folder}
     splits = {top: SPLIT_NAMES[top.lower()] for top in tops if top.lower() in SPLIT_NAMES}
     if "train" in splits.values() or (splits and len(splits) == len(tops)):
