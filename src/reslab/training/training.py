@@ -6,18 +6,20 @@ carries it from one to the next.
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 from reslab.disk import user_path
+from reslab.errors import InputError
 from reslab.judging.scoring import Evaluations
-from reslab.learning.device import choose_device, set_up
+from reslab.learning.device import choose_device, computing_exactly, set_up
 from reslab.learning.loop import train_epochs
 from reslab.learning.state import Milestone, Step, TrainingState
 from reslab.options import refuse_unknown, taken, taking
 from reslab.pictures.data_source import DataSource
-from reslab.process import began_at, training_alone
+from reslab.process import began_at, launched, refuse_several, training_alone
+from reslab.processes import team, together
 from reslab.recipes.files import load_recipe
 from reslab.recipes.recipe import Recipe, changes_of
 from reslab.reporting.words import choose_language
@@ -34,13 +36,17 @@ from reslab.training.following import draw_preview, followed
 from reslab.training.inputs import default_recipe, with_whole_paths
 from reslab.training.preparation import Prepared, prepare, with_precision
 from reslab.training.publishing import publish
+from reslab.training.relaunch import begun_by, launch_name
 from reslab.training.run_files import RUN_FILES
 from reslab.training.session import Session
 from reslab.training.transfer import solved_path, start_from_solved_head, with_features
 
+PARTS = 4  # of a batch, where several processes may share it
+
 
 @taking(DataSource, Recipe)
 @training_alone()
+@together()
 def train(
     data: str | Path,
     *,
@@ -76,31 +82,74 @@ def train(
     """
     refuse_unknown(options, DataSource, Recipe)
     began = time.perf_counter() if minutes is None else began_at()
-    display = Display(quiet=quiet)
+    display = Display(quiet=quiet, silent=not team().leads)
     changes = changes_of(taken(options, Recipe), fields)
     staged = staged_plan(plan, minutes, recipe, changes, watch_test=watch_test)
+    if staged is not None:
+        refuse_several("--minutes and --plan: training by the clock")
     # What can be wrong with the command is found before the data is read.
     chosen = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
     (chosen or Recipe()).with_fields(changes)
     asked = _asked(watch_test, language, tensorboard) | by_plan(staged)
-    set_up(device := choose_device(device))
-    if out is not None:
-        Run(out).refuse_held(overwrite=overwrite)
+    asked["launch"] = launch_name(str(data), options, changes, chosen)
+    device = _device(device)
+    earlier = team().led(lambda: _earlier(asked["launch"], out, overwrite=overwrite))
+    if earlier is not None:
+        return _go_on(earlier, None, None, device, display, began)
     source = DataSource.named(data, taken(options, DataSource))
-    pictures = source.read(display.track)
+    with team().leader_first():
+        pictures = source.read(display.track)
     chosen = whole_recipe(staged, chosen or default_recipe(pictures), changes)
     refuse_inside_data(user_path(out or "runs"), user_path(str(data)))
-    prepared = prepare(pictures, with_whole_paths(chosen), display.track, fill=staged is None)
-    say_what_has_no_part(prepared.recipe, changes, display)
-    prepared, reason = with_precision(prepared, device)
-    run = Run(new_run_folder(chosen.name, str(data)) if out is None else out)
-    with holding(run.path, run.holder):
-        info = description(prepared, source, device, **asked) | {"precision_reason": reason}
-        info["seconds"] = {"data": time.perf_counter() - began, "features": 0.0}
-        _create(run, prepared.recipe, staged, info, overwrite=overwrite)
-        if staged is not None:
-            return work_by_plan(run, prepared, device, display, staged, began, minutes)
-        return _to_the_end(Session.open(run, prepared, device, display, began), fresh=True)
+    chosen = in_parts(with_whole_paths(chosen))
+    with computing_exactly(chosen.parts is not None, device):
+        prepared = prepare(pictures, chosen, display.track, fill=staged is None)
+        say_what_has_no_part(prepared.recipe, changes, display)
+        prepared, reason = with_precision(prepared, device)
+        path = team().led(lambda: new_run_folder(chosen.name, str(data)) if out is None else out)
+        run = Run(path, writes=team().leads)
+        with _held(run):
+            asked["seconds"] = {"data": time.perf_counter() - began, "features": 0.0}
+            info = description(prepared, source, device, **asked) | {"precision_reason": reason}
+            _create(run, prepared.recipe, staged, info, overwrite=overwrite)
+            if staged is not None:
+                return work_by_plan(run, prepared, device, display, staged, began, minutes)
+            return _to_the_end(Session.open(run, prepared, device, display, began), fresh=True)
+
+
+def _device(asked: str) -> str:
+    """The device of this process, set up."""
+    device = choose_device(asked)
+    set_up(device)
+    return device
+
+
+def in_parts(recipe: Recipe) -> Recipe:
+    """The recipe, its batches cut into parts where torchrun may start any number of processes.
+
+    Raises InputError where there are more processes than parts.
+    """
+    if launched() and recipe.parts is None:
+        recipe = recipe.with_fields({"parts": PARTS})
+    if team().count > (recipe.parts or 1):
+        raise InputError(
+            f"parts = {recipe.parts}: {team().count} processes would share so many parts of a"
+            " batch, and each needs one at least; set more --parts, or start fewer processes"
+        )
+    return recipe
+
+
+def _earlier(launch: str | None, out: str | Path | None, *, overwrite: bool) -> Path | None:
+    """The run that this launch has begun before; what else `out` holds is refused."""
+    earlier = begun_by(launch, out)
+    if earlier is None and out is not None:
+        Run(out).refuse_held(overwrite=overwrite)
+    return earlier
+
+
+def _held(run: Run) -> AbstractContextManager[None]:
+    """Hold the run's folder, for all processes that train together."""
+    return holding(run.path, run.holder) if run.writes else nullcontext()
 
 
 def _create(
@@ -111,7 +160,7 @@ def _create(
     run.write_recipe(recipe)
     if staged is not None:  # before run.json, which says that there is one
         staged.begin(run.path, recipe)
-    run.write_info(**info)
+    run.write_info(**info, processes=team().count)
 
 
 def _asked(watch_test: bool, language: str | None, tensorboard: bool) -> dict[str, Any]:
@@ -126,6 +175,7 @@ def _asked(watch_test: bool, language: str | None, tensorboard: bool) -> dict[st
 
 
 @training_alone()
+@together()
 def resume(
     run: str | Path,
     *,
@@ -142,13 +192,27 @@ def resume(
     Raises InputError if the data has changed or the schedule does not allow more epochs.
     """
     began = began_at()
-    display = Display(quiet=quiet)
-    device = choose_device(device)
-    set_up(device)
-    opened = open_run(run)
-    with holding(opened.path, opened.holder):
-        opened = open_run(run)  # again, now that no other process writes it
+    display = Display(quiet=quiet, silent=not team().leads)
+    return _go_on(run, epochs, minutes, _device(device), display, began)
+
+
+def _go_on(
+    path: str | Path,
+    epochs: int | None,
+    minutes: float | None,
+    device: str,
+    display: Display,
+    began: float,
+) -> Run:
+    """Go on with a run, as `resume` says."""
+    opened = open_run(path, writes=team().leads)
+    with _held(opened):
+        team().wait()
+        opened = open_run(path, writes=team().leads)  # again, now that no other process writes it
+        team().wait()
         recipe, plan = opened.recipe(), plan_of(opened, minutes, epochs)
+        if plan is not None:
+            refuse_several("a run by the clock")
         if epochs is not None and epochs != recipe.epochs:
             refuse_extension(opened, recipe, epochs)
             recipe = recipe.with_fields({"epochs": epochs})
@@ -161,15 +225,28 @@ def resume(
                 further = f": its patience of {recipe.patience} epochs has ended"
             display.say(f"{opened.path} is finished{further}")
             return opened
-        pictures = opened.source.read(display.track)
-        prepared = prepare(pictures, recipe, display.track, fill=plan is None)
-        refuse_changed(opened, prepared)
-        for difference in differences(opened, device):
-            display.warn(f"{difference}: the result may differ in its last digits")
-        if plan is not None:
-            return work_by_plan(opened, prepared, device, display, plan, began, minutes)
-        session = Session.open(opened, prepared, device, display, began)
-        return _to_the_end(session, fresh=not opened.begun)
+        _refuse_whole(recipe)
+        with team().leader_first():
+            pictures = opened.source.read(display.track)
+        with computing_exactly(recipe.parts is not None, device):
+            prepared = prepare(pictures, recipe, display.track, fill=plan is None)
+            refuse_changed(opened, prepared)
+            for difference in differences(opened, device):
+                display.warn(f"{difference}: the result may differ in its last digits")
+            if plan is not None:
+                return work_by_plan(opened, prepared, device, display, plan, began, minutes)
+            session = Session.open(opened, prepared, device, display, began)
+            return _to_the_end(session, fresh=not opened.begun)
+
+
+def _refuse_whole(recipe: Recipe) -> None:
+    """Raise InputError where a run's batches are not cut into parts for several processes."""
+    if team().count > 1 and recipe.parts is None:
+        raise InputError(
+            "the run was begun without torchrun, and its batches are whole: go on without it, or"
+            " train anew with --parts 4"
+        )
+    in_parts(recipe)
 
 
 def _to_the_end(session: Session, *, fresh: bool) -> Run:
@@ -179,6 +256,7 @@ def _to_the_end(session: Session, *, fresh: bool) -> Run:
     session.start(fresh=fresh)
     announce(session.run, prepared, session.display)
     with catching_signals() as caught, session.failing_safely():
+        team().asked = caught
         _compute_features(session, caught)
         _learn(session, caught)
     if digest_of(prepared.network, prepared.frozen) != frozen:
@@ -208,11 +286,13 @@ def _learn(session: Session, caught: list[int]) -> None:
     """Train or solve to the last epoch or strength, keeping the best weights and the state."""
     events, steps = _events(session)
     with closing(followed(session, events, steps)) as seen:  # shown no more once it has stopped
-        for _ in seen:
-            if caught:
+        for event in seen:
+            if number := _asked_to_stop(event):
                 session.state.refuse_diverged()
                 session.save()
-                _stop_if_asked(session, caught)
+                stopped = session.interrupted(number)
+                team().wait()  # who ends before the others are done might be taken for lost
+                raise stopped
     session.save()
     _stop_if_asked(session, caught)
     progress, recipe = session.state.progress, session.prepared.recipe
@@ -243,6 +323,18 @@ def events_of(
     return train_epochs(state, prepared.recipe, prepared.batches, judged, device)
 
 
+def _asked_to_stop(event: Step | Milestone) -> int:
+    """The signal at which all processes are to stop, having come to the same event; 0 for none.
+
+    With a step's gradients they have told each other of those that came before.
+    """
+    own = team()
+    if own.count > 1 and isinstance(event, Step):
+        return own.agreed
+    return own.most(max(own.asked, default=0))
+
+
 def _stop_if_asked(session: Session, caught: list[int]) -> None:
+    team().heed()
     if caught:
         raise session.interrupted(caught[0])
