@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from reslab.disk import user_path
-from reslab.errors import InputError
 from reslab.judging.scoring import Evaluations
 from reslab.learning.device import choose_device, computing_exactly, set_up
 from reslab.learning.loop import train_epochs
 from reslab.learning.state import Milestone, Step, TrainingState
 from reslab.options import refuse_unknown, taken, taking
 from reslab.pictures.data_source import DataSource
-from reslab.process import began_at, launched, refuse_several, training_alone
+from reslab.pictures.table import Pictures
+from reslab.process import began_at, refuse_several, training_alone
 from reslab.processes import team, together
 from reslab.recipes.files import load_recipe
 from reslab.recipes.recipe import Recipe, changes_of
@@ -34,14 +34,12 @@ from reslab.training.description import announce, description, digest_of, say_wh
 from reslab.training.event_files import refuse_without_tensorboard
 from reslab.training.following import draw_preview, followed
 from reslab.training.inputs import default_recipe, with_whole_paths
+from reslab.training.launching import earlier_run, in_parts, launch_name, refuse_whole
 from reslab.training.preparation import Prepared, prepare, with_precision
 from reslab.training.publishing import publish
-from reslab.training.relaunch import begun_by, launch_name
 from reslab.training.run_files import RUN_FILES
 from reslab.training.session import Session
 from reslab.training.transfer import solved_path, start_from_solved_head, with_features
-
-PARTS = 4  # of a batch, where several processes may share it
 
 
 @taking(DataSource, Recipe)
@@ -85,33 +83,28 @@ def train(
     display = Display(quiet=quiet, silent=not team().leads)
     changes = changes_of(taken(options, Recipe), fields)
     staged = staged_plan(plan, minutes, recipe, changes, watch_test=watch_test)
-    if staged is not None:
-        refuse_several("--minutes and --plan: training by the clock")
     # What can be wrong with the command is found before the data is read.
     chosen = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
     (chosen or Recipe()).with_fields(changes)
-    asked = _asked(watch_test, language, tensorboard) | by_plan(staged)
-    asked["launch"] = launch_name(str(data), options, changes, chosen)
+    launch = launch_name(str(data), options, changes, chosen)
+    asked = _asked(watch_test, language, tensorboard) | by_plan(staged) | {"launch": launch}
     device = _device(device)
-    earlier = team().led(lambda: _earlier(asked["launch"], out, overwrite=overwrite))
+    earlier = team().led(lambda: earlier_run(launch, out, overwrite=overwrite))
     if earlier is not None:
         return _go_on(earlier, None, None, device, display, began)
     source = DataSource.named(data, taken(options, DataSource))
-    with team().leader_first():
-        pictures = source.read(display.track)
+    pictures = _read(source, display)
     chosen = whole_recipe(staged, chosen or default_recipe(pictures), changes)
     refuse_inside_data(user_path(out or "runs"), user_path(str(data)))
-    chosen = in_parts(with_whole_paths(chosen))
+    chosen = with_whole_paths(in_parts(chosen) if staged is None else chosen)
     with computing_exactly(chosen.parts is not None, device):
         prepared = prepare(pictures, chosen, display.track, fill=staged is None)
         say_what_has_no_part(prepared.recipe, changes, display)
         prepared, reason = with_precision(prepared, device)
         path = team().led(lambda: new_run_folder(chosen.name, str(data)) if out is None else out)
-        run = Run(path, writes=team().leads)
-        with _held(run):
-            asked["seconds"] = {"data": time.perf_counter() - began, "features": 0.0}
+        with _held(run := Run(path, writes=team().leads)):
             info = description(prepared, source, device, **asked) | {"precision_reason": reason}
-            _create(run, prepared.recipe, staged, info, overwrite=overwrite)
+            _create(run, prepared.recipe, staged, info, began, overwrite=overwrite)
             if staged is not None:
                 return work_by_plan(run, prepared, device, display, staged, began, minutes)
             return _to_the_end(Session.open(run, prepared, device, display, began), fresh=True)
@@ -124,27 +117,11 @@ def _device(asked: str) -> str:
     return device
 
 
-def in_parts(recipe: Recipe) -> Recipe:
-    """The recipe, its batches cut into parts where torchrun may start any number of processes.
-
-    Raises InputError where there are more processes than parts.
-    """
-    if launched() and recipe.parts is None:
-        recipe = recipe.with_fields({"parts": PARTS})
-    if team().count > (recipe.parts or 1):
-        raise InputError(
-            f"parts = {recipe.parts}: {team().count} processes would share so many parts of a"
-            " batch, and each needs one at least; set more --parts, or start fewer processes"
-        )
-    return recipe
-
-
-def _earlier(launch: str | None, out: str | Path | None, *, overwrite: bool) -> Path | None:
-    """The run that this launch has begun before; what else `out` holds is refused."""
-    earlier = begun_by(launch, out)
-    if earlier is None and out is not None:
-        Run(out).refuse_held(overwrite=overwrite)
-    return earlier
+def _read(source: DataSource, display: Display) -> Pictures:
+    """The pictures; what the leader of several processes has read, the others have from the cache,
+    as far as it is kept."""
+    with team().leader_first():
+        return source.read(display.track)
 
 
 def _held(run: Run) -> AbstractContextManager[None]:
@@ -153,14 +130,21 @@ def _held(run: Run) -> AbstractContextManager[None]:
 
 
 def _create(
-    run: Run, recipe: Recipe, staged: Plan | None, info: dict[str, Any], *, overwrite: bool
+    run: Run,
+    recipe: Recipe,
+    staged: Plan | None,
+    info: dict[str, Any],
+    began: float,
+    *,
+    overwrite: bool,
 ) -> None:
     """Make the run's folder, with all that is known before the first step."""
     run.create([file.name for file in RUN_FILES], overwrite=overwrite)
     run.write_recipe(recipe)
     if staged is not None:  # before run.json, which says that there is one
         staged.begin(run.path, recipe)
-    run.write_info(**info, processes=team().count)
+    seconds = {"data": time.perf_counter() - began, "features": 0.0}
+    run.write_info(**info, seconds=seconds, processes=team().count)
 
 
 def _asked(watch_test: bool, language: str | None, tensorboard: bool) -> dict[str, Any]:
@@ -225,9 +209,8 @@ def _go_on(
                 further = f": its patience of {recipe.patience} epochs has ended"
             display.say(f"{opened.path} is finished{further}")
             return opened
-        _refuse_whole(recipe)
-        with team().leader_first():
-            pictures = opened.source.read(display.track)
+        refuse_whole(recipe)
+        pictures = _read(opened.source, display)
         with computing_exactly(recipe.parts is not None, device):
             prepared = prepare(pictures, recipe, display.track, fill=plan is None)
             refuse_changed(opened, prepared)
@@ -237,16 +220,6 @@ def _go_on(
                 return work_by_plan(opened, prepared, device, display, plan, began, minutes)
             session = Session.open(opened, prepared, device, display, began)
             return _to_the_end(session, fresh=not opened.begun)
-
-
-def _refuse_whole(recipe: Recipe) -> None:
-    """Raise InputError where a run's batches are not cut into parts for several processes."""
-    if team().count > 1 and recipe.parts is None:
-        raise InputError(
-            "the run was begun without torchrun, and its batches are whole: go on without it, or"
-            " train anew with --parts 4"
-        )
-    in_parts(recipe)
 
 
 def _to_the_end(session: Session, *, fresh: bool) -> Run:
