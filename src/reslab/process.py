@@ -81,8 +81,8 @@ def speaks() -> bool:
     return leads() if _speaks is None else _speaks
 
 
-def let_speak(allowed: bool) -> None:
-    """Settle which of several processes says what has gone wrong."""
+def let_speak(allowed: bool | None) -> None:
+    """Settle which of several processes says what has gone wrong; None leaves it open again."""
     global _speaks
     _speaks = allowed
 

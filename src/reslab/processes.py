@@ -219,7 +219,7 @@ class Team:
         if self._store is not None:
             with suppress(RuntimeError):
                 self._store.set(f"beat/{self.rank}", "left")
-            if not failed:  # else the others may never come
+            if not (failed and torch.cuda.is_available()):  # NCCL would wait for the others
                 dist.destroy_process_group()
 
 
@@ -239,6 +239,7 @@ def together() -> Iterator[None]:
     if not launched() or _team.count > 1:
         yield
         return
+    let_speak(None)
     _team, failed = _join(), True
     try:
         yield

@@ -1,4 +1,4 @@
-"""A run under torchrun: its batches have parts, and a command that is started again goes on with it.
+"""A run under torchrun: its batches have parts; a command that is started again goes on with it.
 
 torchrun starts all processes again, perhaps fewer of them, when one was lost.
 """
