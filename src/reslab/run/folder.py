@@ -39,10 +39,12 @@ class Run:
     """A run folder.
 
     `info` is the content of run.json; `test` and `validation` the scores once the run is done.
+    writes: whether this process writes into the folder; of several that train together one does.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, writes: bool = True) -> None:
         self.path = user_path(path)
+        self.writes = writes
         self.info: dict[str, Any] = {}
 
     def __repr__(self) -> str:
@@ -120,7 +122,8 @@ class Run:
             return []
 
     def write_recipe(self, recipe: Recipe) -> None:
-        write_safely(self.path / "recipe.toml", recipe.to_toml().encode())
+        if self.writes:
+            write_safely(self.path / "recipe.toml", recipe.to_toml().encode())
 
     def recipe(self) -> Recipe:
         return load_recipe(self.path / "recipe.toml")
@@ -160,6 +163,9 @@ class Run:
         files: what this run will write, for its own record. Raises InputError if the folder is not
         to be replaced.
         """
+        self.info = {"files": list(files)}
+        if not self.writes:
+            return
         self.refuse_held(overwrite=overwrite)
         try:
             for name in self._files_of_the_run_before():
@@ -167,7 +173,6 @@ class Run:
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be made a run folder ({error})") from None
-        self.info = {"files": list(files)}
 
     def _files_of_the_run_before(self) -> list[str]:
         if not (self.path / "run.json").exists():
@@ -187,7 +192,7 @@ class Run:
 
     def clear_leftovers(self) -> None:
         """Delete what a killed process left half written; only who holds the run may."""
-        for folder in (self.path, self.path / "checkpoints"):
+        for folder in (self.path, self.path / "checkpoints") if self.writes else ():
             for path in folder.glob(".*.tmp"):
                 if _LEFTOVER.fullmatch(path.name):
                     path.unlink(missing_ok=True)
@@ -195,16 +200,21 @@ class Run:
     def write_info(self, **changes: Any) -> None:
         """Set fields of run.json."""
         self.info |= changes
+        if not self.writes:
+            return
         text = json.dumps(self.info, indent=2, ensure_ascii=False, allow_nan=False)
         text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
         # A path may hold bytes that are no UTF-8.
         write_safely(self.path / "run.json", f"{text}\n".encode("utf-8", "surrogateescape"))
 
     def append_history(self, record: dict[str, Any]) -> None:
-        append_safely(self.path / "history.jsonl", f"{json.dumps(record)}\n".encode())
+        if self.writes:
+            append_safely(self.path / "history.jsonl", f"{json.dumps(record)}\n".encode())
 
     def cut_history(self, lines: int) -> None:
         """Keep the first lines: what came after the checkpoint will be written again."""
+        if not self.writes:
+            return
         path = self.path / "history.jsonl"
         written = self._history_lines()
         if len(written) < lines:
@@ -214,9 +224,9 @@ class Run:
         write_safely(path, b"".join(written[:lines]))
 
 
-def open_run(path: str | Path) -> Run:
+def open_run(path: str | Path, *, writes: bool = True) -> Run:
     """A run that exists. Raises InputError if the folder holds none, or its record is damaged."""
-    run = Run(path)
+    run = Run(path, writes=writes)
     try:
         run.info = read_info(run.path / "run.json")
     except FileNotFoundError:
