@@ -19,7 +19,7 @@ from reslab.cli.options import (
 from reslab.cli.printing import print_json, print_run
 from reslab.errors import InputError
 from reslab.pictures.data_source import DataSource
-from reslab.process import say_and_leave, telling
+from reslab.process import leads, refuse_several, say_and_leave, telling
 from reslab.recipes.files import load_recipe, recipe_names, recipe_text
 from reslab.recipes.recipe import Recipe
 
@@ -101,6 +101,7 @@ def train(
     arguments = as_arguments(options)
     chosen = _recipe(recipe, options)
     if find_lr:
+        refuse_several("--find-lr")
         if watch_test or overwrite or tensorboard or language or minutes is not None or plan:
             raise InputError(
                 "--find-lr trains nothing: --watch-test, --overwrite, --language, --tensorboard,"
@@ -130,7 +131,8 @@ def train(
 
 def _say_run(run: Any, as_json: bool) -> None:
     def last_words() -> int:
-        print_run(run, as_json)
+        if leads():
+            print_run(run, as_json)
         return 0
 
     say_and_leave(last_words)

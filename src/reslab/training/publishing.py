@@ -11,8 +11,8 @@ from torch import nn
 from reslab.errors import InputError
 from reslab.judging.calibration import Calibration, calibrate, fit_temperature
 from reslab.judging.metrics import Judged, measured, overall
+from reslab.judging.scoring import logits_in_shares
 from reslab.learning.solved import fold_heads
-from reslab.networks.inference import logits_of
 from reslab.pictures.settings import Averaging
 from reslab.pictures.splitting import Folds
 from reslab.run.looks import note_look
@@ -40,13 +40,15 @@ def publish(session: Session) -> None:
     session.publish_best(outcome.calibration)
     if "test" in prepared.evaluation:
         weights = digest_of(prepared.network, tuple(prepared.network.state_dict()))
-        note_look(run.path, "train", len(prepared.pictures.splits["test"]), weights)
+        if run.writes:
+            note_look(run.path, "train", len(prepared.pictures.splits["test"]), weights)
         results["test"] = _judge(session, network, "test", outcome)
     session.state.progress.evaluate_seconds += time.perf_counter() - started
     standing = session.standing()
     # The report is made of these, and tells no times.
     run.info |= results | {name: standing[name] for name in standing if name != "seconds"}
-    write_files(outcome, finished=True)
+    if run.writes:
+        write_files(outcome, finished=True)
     for problem in outcome.problems:
         session.display.warn(problem)
     run.write_info(status="finished", **session.standing())
@@ -57,10 +59,10 @@ def _judge(session: Session, network: nn.Module, split: str, outcome: Outcome) -
     prepared = session.prepared
     views = prepared.recipe.averaging
     batches: Callable[[], Any] = prepared.evaluation[split]
-    logits, labels = logits_of(network, batches(), session.device, views)
+    logits, labels = logits_in_shares(network, batches(), session.device, views)
     plain = None
     if views != "none":
-        plain, _ = logits_of(network, batches(), session.device, "none")
+        plain, _ = logits_in_shares(network, batches(), session.device, "none")
     return note_scores(outcome, split, views, logits, labels, plain)
 
 
