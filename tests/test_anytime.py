@@ -240,8 +240,8 @@ def test_pretrained_it_begins_with_a_solved_head_and_trains_on_from_it(
         split_photos, out=tmp_path / "run", minutes=MINUTES, fields=fields, **options
     )
     stages = run.info["stages"]
-    assert [stage["name"] for stage in stages][:3] == ["head", "last layers", "later layers"]
-    assert [stage["fields"]["train_from"] for stage in stages][:3] == ["head", "7", "3"]
+    assert [stage["name"] for stage in stages][:3] == ["head", "last layers", "all"]
+    assert [stage["fields"]["train_from"] for stage in stages][:3] == ["head", "7", "all"]
     assert load_model(run.path).network
     assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
 
@@ -352,20 +352,21 @@ def test_a_test_split_that_cannot_be_scored_in_time_is_cut(
     split_photos, tmp_path, monkeypatch, ticking
 ):
     def slow(network, x, averaging):
-        ticking.pass_by(20)
+        ticking.pass_by(3)
         return network(x)
 
     monkeypatch.setattr(ending, "averaged", slow)
-    monkeypatch.setattr(ending, "pictures_at_once", lambda size: 2)
+    monkeypatch.setattr(ending, "pictures_at_once", lambda size: 3)
     run = train(split_photos, tmp_path / "run")
     assert run.finished
-    assert run.test["of"] == 16
-    assert 2 <= run.test["n"] < 16
+    whole = run.info["counts"]["test"]
+    assert run.test["of"] == whole
+    assert 0.1 * whole <= run.test["n"] < whole
     rows = (run.path / "predictions.csv").read_text("utf-8").splitlines()[1:]
     assert len(rows) == run.test["n"]
     # A sample of all, not the first ones, which are of one class.
     assert len({row.split(",")[1] for row in rows}) > 1
-    assert [look["pictures"] for look in looks_of(run.path)] == [16]
+    assert [look["pictures"] for look in looks_of(run.path)] == [whole]
 
 
 def test_without_time_the_report_is_left_out_and_a_run_is_whole(
@@ -381,7 +382,7 @@ def test_without_time_the_report_is_left_out_and_a_run_is_whole(
     monkeypatch.setattr(ending, "note_scores", late)
     run = train(split_photos, tmp_path / "run")
     assert run.finished
-    assert run.test["n"] == 16
+    assert run.test["n"] == run.info["counts"]["test"]
     assert "no report.html: the time was over" in capsys.readouterr().err
     assert not (run.path / "report.html").exists()
     assert (run.path / "predictions.csv").exists()

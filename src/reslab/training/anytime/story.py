@@ -183,6 +183,8 @@ def _begin(work: Work) -> None:
 def _learn(work: Work, session: Session) -> None:
     """The stages that the plan has, then those that there is time for. Raises EnoughError."""
     stages = work.plan.stages
+    if work.clock is not None and work.run.best_checkpoint.exists():  # the run goes on
+        _measure(work, work.clock)
     rehearse(work, session)
     for number, stage in enumerate(stages):
         if not stage.done and not stage.diverged:
