@@ -26,7 +26,7 @@ from reslab.run.folder import Run
 from reslab.run.interruption import catching_signals
 from reslab.training.anytime.clock import HARD, Clock, before_the_end
 from reslab.training.anytime.ending import publish_in_time, rehearse
-from reslab.training.anytime.ladder import next_stage
+from reslab.training.anytime.ladder import WHOLE, next_stage
 from reslab.training.anytime.outlook import outlook
 from reslab.training.anytime.plan import PLAN_FILE, Plan
 from reslab.training.anytime.work import EnoughError, Work
@@ -108,6 +108,8 @@ def whole_recipe(plan: Plan | None, chosen: Recipe, changes: Mapping[str, Any]) 
     if plan.minutes is None:
         return plan.recipe.with_fields(changes)
     fields: dict[str, Any] = {"train_from": "all"}
+    if chosen.weights != "none" and "batch_size" not in changes:
+        fields["batch_size"] = WHOLE["batch_size"]  # twice as many took 7.6 GB to measure precision
     auto = changes.get("precision", chosen.precision) == "auto"
     if auto and plan.minutes < MEASURED_FROM:
         fields["precision"] = "fp32"
