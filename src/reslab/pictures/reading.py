@@ -22,6 +22,7 @@ from reslab.pictures.decoding import UnreadablePictureError, decode, with_channe
 from reslab.pictures.files import printable
 from reslab.pictures.settings import SMALL
 from reslab.pictures.table import Pictures, Samples
+from reslab.process import processes_here
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -230,7 +231,8 @@ def read_picture(
 def memory_budget() -> int:
     """Half of the memory that can be had now, in bytes; 2 GiB where the system does not say.
 
-    RESLAB_MEMORY names another number, such as 8GB.
+    Processes that train together on a machine have equal shares of it. RESLAB_MEMORY names another
+    number, such as 8GB.
     """
     if given := os.environ.get("RESLAB_MEMORY"):
         return size_of(given)
@@ -238,6 +240,6 @@ def memory_budget() -> int:
         lines = Path("/proc/meminfo").read_text().splitlines()
         # Not "MemFree": what the system keeps of files it gives away when asked.
         available = next(line for line in lines if line.startswith("MemAvailable:"))
-        return int(available.split()[1]) * 1024 // 2
+        return int(available.split()[1]) * 1024 // 2 // processes_here()
     except (OSError, StopIteration, ValueError):
         return 2 << 30
