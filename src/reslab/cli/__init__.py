@@ -27,7 +27,7 @@ COMMANDS = {  # the module of each, which is imported when the command is asked 
     "check": "check",
     "search": "search",
     "evaluate": "use",
-    "predict": "use",
+    "predict": "predict",
     "explain": "use",
     "summary": "use",
     "report": "look",
