@@ -89,7 +89,7 @@ def predict(
     kind = predictor.classifier.device.split(":")[0]
     shards = Shards(shards_folder(out), {
         "format": FORMAT,
-        "model": {"sha256": _file_digest(model_path(model))},
+        "model": _file_digest(model_path(model)),
         "options": {**told, "format": format, "shard_size": shard_size, "device": kind},
         "pictures": len(listing),
         "listed": listing.digest(),

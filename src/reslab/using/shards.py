@@ -25,11 +25,10 @@ _SHARD = re.compile(r"part-(\d{5,})\.(csv|parquet)")
 _LEFTOVER = re.compile(r"\.(part-\d{5,}\.(csv|parquet)|manifest\.json)\.\d+\.tmp")
 _PATIENCE = 600.0  # seconds that a process waits for the first one's manifest
 _TOLD = {  # what differs, in the order in which it is told
-    "model": "the model",
-    "options": "the options",
+    "format": "the format of the folder",
+    "model": "the model: another one",
     "pictures": "the number of pictures",
-    "listed": "the list of pictures",
-    "format": "the format of this folder",
+    "listed": "the pictures: other paths, or another order",
 }
 
 
@@ -83,18 +82,13 @@ class Shards:
         problems = []
         for field, told in _TOLD.items():
             old, new = there.get(field), self.manifest[field]
-            if old == new:
-                continue
-            if isinstance(old, dict) and isinstance(new, dict):
-                problems += [
-                    f"{name.replace('_', '-')}: {old.get(name)} there, {new.get(name)} now"
-                    for name in sorted({*old, *new})
-                    if old.get(name) != new.get(name)
-                ]
-            elif field == "listed":
-                problems.append("pictures: other paths, or another order")
-            else:
-                problems.append(f"{told}: {old} there, {new} now")
+            if old != new:
+                problems.append(told if ":" in told else f"{told}: {old} there, {new} now")
+        options, own = there.get("options"), self.manifest["options"]
+        before = options if isinstance(options, dict) else {}
+        for name, new in own.items():
+            if before.get(name) != new:
+                problems.append(f"{name.replace('_', '-')}: {before.get(name)} there, {new} now")
         if problems:
             raise InputError(
                 f"--out {self.folder}: begun with something else; give the same again to go on, or"
@@ -147,7 +141,7 @@ def pyarrow() -> Any:
     except ImportError:
         raise InputError(
             "Parquet needs the package pyarrow, which is not here; type:"
-            " pip install 'reslab[parquet]' (or pip install pyarrow)"
+            " pip install 'reslab[tables]' (or pip install pyarrow)"
         ) from None
 
 
