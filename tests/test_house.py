@@ -20,6 +20,7 @@ ORDER = [
         "disk",
         "options",
         "process",
+        "processes",
         "pictures",
         "networks",
         "judging",

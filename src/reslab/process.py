@@ -21,6 +21,7 @@ _command: str | None = None
 _began: float | None = None
 _computed = False
 _forked_after = False
+_speaks: bool | None = None
 
 
 @contextmanager
@@ -54,6 +55,41 @@ def began_at() -> float:
 def command_or(function: str) -> str:
     """The command that is carried out, or the function that was called where there is none."""
     return _command or f"{function}(...)"
+
+
+def launched() -> bool:
+    """Whether torchrun has started this process, alone or with others."""
+    return {"TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE"} <= os.environ.keys()
+
+
+def leads() -> bool:
+    """Whether this process speaks for all that torchrun has started; alone it does."""
+    return not launched() or os.environ["RANK"] == "0"
+
+
+def refuse_several(what: str) -> None:
+    """Raise InputError where torchrun has started several processes for what one does."""
+    if launched() and os.environ["WORLD_SIZE"] != "1":
+        raise InputError(
+            f"{what} works in one process, and torchrun has started {os.environ['WORLD_SIZE']};"
+            " start it without torchrun"
+        )
+
+
+def speaks() -> bool:
+    """Whether what has gone wrong is for this process to say: where all fail, one does."""
+    return leads() if _speaks is None else _speaks
+
+
+def let_speak(allowed: bool | None) -> None:
+    """Settle which of several processes says what has gone wrong; None leaves it open again."""
+    global _speaks
+    _speaks = allowed
+
+
+def processes_here() -> int:
+    """How many processes torchrun has started on this machine; they share its memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launched() else 1
 
 
 @contextmanager

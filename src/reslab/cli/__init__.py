@@ -10,7 +10,7 @@ from cyclopts import App, CycloptsError
 
 import reslab
 from reslab.errors import InputError, InterruptedRunError
-from reslab.process import running_command
+from reslab.process import refuse_several, running_command, speaks
 from reslab.run.interruption import raising_signals
 
 app = App(
@@ -41,8 +41,13 @@ for _name, _module in COMMANDS.items():
     app.command(f"reslab.cli.{_module}:{_name}", name=_name)
 
 
+SHARED = ("train", "resume", "predict")  # by several processes under torchrun
+
+
 def run_command(tokens: Sequence[str]) -> None:
     """Run one command; what goes wrong is raised."""
+    if tokens and tokens[0] not in SHARED:
+        refuse_several(f"reslab {tokens[0]}")
     if not tokens or tokens[0] in ("--help", "-h"):
         for name in COMMANDS:
             app[name]  # imported, for what it says of itself
@@ -75,5 +80,6 @@ def main() -> None:
 
 def _fail(message: str, status: int, word: str = "error") -> None:
     with suppress(OSError):  # the terminal may be gone
-        print(f"reslab: {word}: {message}", file=sys.stderr, flush=True)
+        if speaks():
+            print(f"reslab: {word}: {message}", file=sys.stderr, flush=True)
     sys.exit(status)

@@ -18,6 +18,7 @@ from reslab.cli.options import (
 from reslab.cli.printing import print_json, print_run
 from reslab.errors import InputError
 from reslab.pictures.data_source import DataSource
+from reslab.process import leads, refuse_several
 from reslab.recipes.files import load_recipe, recipe_names, recipe_text
 from reslab.recipes.recipe import Recipe
 
@@ -99,6 +100,7 @@ def train(
     arguments = as_arguments(options)
     chosen = _recipe(recipe, options)
     if find_lr:
+        refuse_several("--find-lr")
         if watch_test or overwrite or tensorboard or language or minutes is not None or plan:
             raise InputError(
                 "--find-lr trains nothing: --watch-test, --overwrite, --language, --tensorboard,"
@@ -122,7 +124,8 @@ def train(
         quiet=quiet,
         **arguments,
     )
-    print_run(run, json)
+    if leads():
+        print_run(run, json)
 
 
 def _find_lr(data: str, as_json: bool, **arguments: Any) -> None:
@@ -160,7 +163,8 @@ def resume(
     from reslab.training.training import resume as resume_
 
     run_ = resume_(run, epochs=epochs, minutes=minutes, device=device, quiet=quiet)
-    print_run(run_, json)
+    if leads():
+        print_run(run_, json)
 
 
 def preview(

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from reslab.cli.options import Coverage, Device, Json, Model, Quiet, Raw, UnknownBelow
 from reslab.cli.printing import print_json, print_predicted, print_prediction
 from reslab.errors import InputError, InterruptedRunError
+from reslab.process import refuse_several
 
 
 def predict(
@@ -54,6 +55,7 @@ def predict(
     sizes = {"format": format, "shard_size": shard_size}
     given = {name: value for name, value in sizes.items() if value is not None}
     if out is None:
+        refuse_several("reslab predict without --out")
         if given:
             raise InputError("--format and --shard-size: go with --out, a folder for the tables")
         _one_by_one(model, pictures, told, csv, copy_to, device, json)

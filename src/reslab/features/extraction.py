@@ -4,6 +4,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -16,7 +17,7 @@ from reslab.networks.folding import folded
 from reslab.networks.inference import as_input
 from reslab.pictures import draws
 from reslab.pictures.augmentation import draw_for
-from reslab.pictures.batches import Batch, Batches, views
+from reslab.pictures.batches import Batches, InOrder, views
 from reslab.pictures.cache import cache_folder, make_room
 from reslab.pictures.content import KEY, keys_of
 from reslab.pictures.preprocessing import Preprocessing
@@ -25,6 +26,8 @@ from reslab.pictures.settings import Augmentation
 from reslab.pictures.store import PixelStore
 from reslab.pictures.table import Samples
 
+Wanted = tuple[Samples, tuple[int, ...]]  # pictures, and which views of each
+Lacking = tuple[Samples, int, tuple[int, ...]]  # pictures, a row of them, and views of it
 EVALUATION = -1  # the view of a picture that is not augmented
 TOGETHER = 16  # views a forward pass
 FORMAT = 2  # another one where the same key would stand for other numbers
@@ -94,9 +97,7 @@ class Features:
         self.relative_error = self._store.recall_error()
         self.cannot_save: str | None = None
 
-    def missing(
-        self, wanted: Iterable[tuple[Samples, tuple[int, ...]]]
-    ) -> list[tuple[Samples, int, tuple[int, ...]]]:
+    def missing(self, wanted: Iterable[Wanted]) -> list[Lacking]:
         """(samples, row, views) of what must be computed; a damaged value counts as missing."""
         seen: set[tuple[int, int]] = set(self._unsaved)
         lacking = []
@@ -119,6 +120,10 @@ class Features:
                     lacking.append((samples, row, tuple(of[c] for c in new)))
         return lacking
 
+    def look_again(self) -> None:
+        """Find what other processes have kept meanwhile."""
+        self._store.refresh()
+
     def make_room(self, count: int) -> int:
         """How many bytes so many more features take; the cache makes room for them.
 
@@ -139,7 +144,7 @@ class Features:
             )
         return needed
 
-    def compute(self, lacking: list[tuple[Samples, int, tuple[int, ...]]]) -> Iterator[int]:
+    def compute(self, lacking: list[Lacking]) -> Iterator[int]:
         """Compute what is missing, and yield after each pass how many views it was: they are safe.
 
         Raises InputError where a picture can no longer be read.
@@ -161,13 +166,11 @@ class Features:
         if lacking:
             self._store.refresh()
 
-    def _passes(
-        self, lacking: list[tuple[Samples, int, tuple[int, ...]]]
-    ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    def _passes(self, lacking: list[Lacking]) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
         """(names, input) of one forward pass after another, decoded by threads meanwhile."""
 
         def made(
-            item: tuple[Samples, int, tuple[int, ...]],
+            item: Lacking,
         ) -> list[tuple[np.void, torch.Tensor]]:
             samples, row, of = item
             content = samples.keys[row : row + 1]
@@ -276,12 +279,10 @@ def training_views(count: int) -> tuple[int, ...]:
     return tuple(range(count)) if count else (EVALUATION,)
 
 
-def evaluation_features(features: Features, samples: Samples, batch_size: int) -> Iterator[Batch]:
+def evaluation_features(features: Features, samples: Samples, batch_size: int) -> InOrder:
     """Batches of the evaluation view, in the order of the samples."""
     labels = torch.from_numpy(samples.labels)
-    for start in range(0, len(samples), batch_size):
-        rows = torch.arange(start, min(start + batch_size, len(samples)))
-        yield features.take(samples, EVALUATION, rows), labels[rows]
+    return InOrder(labels, batch_size, partial(features.take, samples, EVALUATION))
 
 
 def _output_shape(before: nn.Module, picture: tuple[int, ...]) -> tuple[int, ...]:

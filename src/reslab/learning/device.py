@@ -3,11 +3,14 @@
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from reslab.errors import InputError, nearest
+from reslab.process import launched, processes_here
 
 KINDS = ("auto", "cpu", "cuda", "mps")
 _MMAP_MAX, _TRIM_THRESHOLD = -4, -1  # mallopt's, from malloc.h of the GNU C library
@@ -18,6 +21,8 @@ def choose_device(asked: str) -> str:
     kind = asked.split(":")[0]
     if kind not in KINDS:
         raise InputError(f"--device {asked}: not a device{nearest(asked, KINDS)}")
+    if launched() and asked in ("auto", "cuda") and torch.cuda.is_available():
+        return _own_gpu()
     if asked == "auto":
         if torch.cuda.is_available():
             return "cuda"
@@ -32,6 +37,18 @@ def choose_device(asked: str) -> str:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {asked}: torch cannot use it ({reason})") from None
     return asked
+
+
+def _own_gpu() -> str:
+    """The GPU of this process among those that torchrun has started on this machine."""
+    if processes_here() > torch.cuda.device_count():
+        raise InputError(
+            f"torchrun has started {processes_here()} processes on a machine with"
+            f" {torch.cuda.device_count()} GPU(s): start as many as there are, or add --device cpu"
+        )
+    device = f"cuda:{os.environ['LOCAL_RANK']}"
+    torch.cuda.set_device(device)
+    return device
 
 
 def device_name(device: str) -> str:
@@ -57,6 +74,32 @@ def set_up(device: str) -> None:
         torch.backends.cudnn.benchmark = True
     elif device == "cpu":
         keep_freed_memory()
+
+
+@contextmanager
+def computing_exactly(exactly: bool, device: str) -> Iterator[None]:
+    """Inside the block, if asked, nothing but the numbers themselves decides on a bit of a result.
+
+    On a CPU one thread computes, for sums over several depend on their number; on a GPU kernels are
+    not chosen by trial, and only those that give the same result each time.
+    """
+    if not exactly:
+        yield
+        return
+    threads, kernels = torch.get_num_threads(), torch.backends.cudnn
+    before = kernels.benchmark, torch.are_deterministic_algorithms_enabled()
+    if device.startswith("cuda"):
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        kernels.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    else:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        kernels.benchmark = before[0]
+        torch.use_deterministic_algorithms(before[1])
 
 
 def keep_freed_memory() -> None:

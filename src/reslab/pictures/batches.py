@@ -2,9 +2,10 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Self
+from dataclasses import dataclass
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from reslab.pictures.store import PixelStore
 from reslab.pictures.table import Samples
 
 Batch = tuple[torch.Tensor, torch.Tensor]
+Made = TypeVar("Made")
 
 
 class Batches(ABC):
@@ -80,24 +82,39 @@ class Batches(ABC):
         other._order = (-1, torch.empty(0))
         return other
 
-    def batch(self, epoch: int, step: int) -> Batch:
-        rows = self.order(epoch)[slice(*self.bounds(step))]
+    def rows(self, epoch: int, step: int) -> torch.Tensor:
+        """Which samples a step meets, in their order."""
+        return self.order(epoch)[slice(*self.bounds(step))]
+
+    def made(self, rows: torch.Tensor, epoch: int) -> Batch:
         return self.inputs(rows, epoch), self.labels[rows]
 
-    def from_step(self, epoch: int, first: int, *, ahead: bool) -> Iterator[Batch]:
+    def batch(self, epoch: int, step: int) -> Batch:
+        return self.made(self.rows(epoch, step), epoch)
+
+    def from_step(
+        self,
+        epoch: int,
+        first: int,
+        *,
+        ahead: bool,
+        of: Callable[[int, int], Made] | None = None,
+    ) -> Iterator[Made]:
         """The batches of an epoch from step `first` on.
 
-        ahead: make the next one while one is used, in a thread of its own.
+        ahead: make the next one while one is used, in a thread of its own. of: what is made of
+        (epoch, step), in the place of a batch.
         """
+        make: Callable[[int, int], Made] = of or self.batch  # type: ignore[assignment]
         if not ahead or first >= len(self):
-            yield from (self.batch(epoch, step) for step in range(first, len(self)))
+            yield from (make(epoch, step) for step in range(first, len(self)))
             return
         with ThreadPoolExecutor(1, initializer=keep_to_one_core) as maker:
-            coming = maker.submit(self.batch, epoch, first)
+            coming = maker.submit(make, epoch, first)
             for step in range(first, len(self)):
                 batch = coming.result()
                 if step + 1 < len(self):
-                    coming = maker.submit(self.batch, epoch, step + 1)
+                    coming = maker.submit(make, epoch, step + 1)
                 yield batch
 
 
@@ -148,11 +165,34 @@ def views(
     return erase(augmentation, x, drawn)
 
 
-def evaluation_batches(
-    store: PixelStore, preprocessing: Preprocessing, batch_size: int
-) -> Iterator[Batch]:
+@dataclass(frozen=True)
+class InOrder:
+    """Batches of samples in their order, `size` at a time, each made when it is asked for.
+
+    labels: class indices (N,) of all. inputs: what the network is given of some rows.
+    """
+
+    labels: torch.Tensor
+    size: int
+    inputs: Callable[[torch.Tensor], torch.Tensor]
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // self.size)
+
+    def rows(self, number: int) -> torch.Tensor:
+        return torch.arange(number * self.size, min((number + 1) * self.size, len(self.labels)))
+
+    def only(self, numbers: Iterable[int]) -> Iterator[Batch]:
+        """Some of the batches, by their numbers from 0."""
+        for number in numbers:
+            rows = self.rows(number)
+            yield self.inputs(rows), self.labels[rows]
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.only(range(len(self)))
+
+
+def evaluation_batches(store: PixelStore, preprocessing: Preprocessing, batch_size: int) -> InOrder:
     """Batches in the order of the samples, without augmentation, of a store that fits them."""
     labels = torch.from_numpy(np.asarray(store.samples.labels))
-    for start in range(0, len(store), batch_size):
-        rows = torch.arange(start, min(start + batch_size, len(store)))
-        yield preprocessing.normalise(store.take(rows)), labels[rows]
+    return InOrder(labels, batch_size, lambda rows: preprocessing.normalise(store.take(rows)))

@@ -72,6 +72,10 @@ class Recipe(Group):
     micro_batch: Count | None = None
     """How many pictures pass through the network at a time; the gradients of a batch are summed
     over its parts, and batch norm sees each part on its own. The whole if left out."""
+    parts: Count | None = None
+    """Cut each batch into so many parts, which several processes share under torchrun: gradients
+    are summed in one order, so that their number changes no bit. Batch norm sees each part on its
+    own. 4 under torchrun; a batch is whole if left out."""
     eval_batch_size: Count = 256
     """Pictures a forward pass where nothing trains."""
     shuffle: bool = True

@@ -16,11 +16,11 @@ _PLAIN_EVERY = 30.0  # seconds between lines within a long epoch
 
 
 class Display:
-    """Shows progress on standard error; `quiet` shows only what goes wrong."""
+    """Shows progress on standard error; `quiet` shows only what goes wrong, `silent` nothing."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self.quiet = quiet
+    def __init__(self, *, quiet: bool = False, silent: bool = False) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=silent)
+        self.quiet = quiet or silent
         self._bar: Progress | None = None
         self._task: Any = None
         self._epochs = 0

@@ -27,6 +27,7 @@ _LEFTOVER = re.compile(r"\.[\w-]+\.(toml|json|jsonl|safetensors|csv|png|html)\.\
 _NUMBERS = re.compile(r"\[\n\s+([-+.\deE,\s]+?)\s*\]")  # a list of numbers takes one line
 _OWN_NAME = re.compile(r"(checkpoints/|tensorboard/)?[\w-]+(\.[\w-]+)+")
 RATE_FILES = ("lr.csv", "lr.png")  # of a range test, which may come before a run
+_EXPORTED = ("model.onnx", "model.int8.onnx", "model.pt2")  # of the model that is replaced
 _FILES_OF_0_1_0 = (
     *["recipe.toml", "history.jsonl", MODEL_FILE, "predictions.csv", "curves.png", "preview.png"],
     *[f"checkpoints/{name}.safetensors" for name in ("last", "previous", "best")],
@@ -38,10 +39,12 @@ class Run:
     """A run folder.
 
     `info` is the content of run.json; `test` and `validation` the scores once the run is done.
+    writes: whether this process writes into the folder; of several that train together one does.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, writes: bool = True) -> None:
         self.path = user_path(path)
+        self.writes = writes
         self.info: dict[str, Any] = {}
 
     def __repr__(self) -> str:
@@ -119,7 +122,8 @@ class Run:
             return []
 
     def write_recipe(self, recipe: Recipe) -> None:
-        write_safely(self.path / "recipe.toml", recipe.to_toml().encode())
+        if self.writes:
+            write_safely(self.path / "recipe.toml", recipe.to_toml().encode())
 
     def recipe(self) -> Recipe:
         return load_recipe(self.path / "recipe.toml")
@@ -159,6 +163,9 @@ class Run:
         files: what this run will write, for its own record. Raises InputError if the folder is not
         to be replaced.
         """
+        self.info = {"files": list(files)}
+        if not self.writes:
+            return
         self.refuse_held(overwrite=overwrite)
         try:
             for name in self._files_of_the_run_before():
@@ -166,12 +173,12 @@ class Run:
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be made a run folder ({error})") from None
-        self.info = {"files": list(files)}
 
     def _files_of_the_run_before(self) -> list[str]:
         if not (self.path / "run.json").exists():
             return []
-        named = [*(open_run(self.path).info.get("files") or _FILES_OF_0_1_0), "looks.jsonl"]
+        written = open_run(self.path).info.get("files") or _FILES_OF_0_1_0
+        named = [*written, "looks.jsonl", *_EXPORTED]
         # Whoever edited the record does not make us delete what lies elsewhere.
         known = [name for name in named if _OWN_NAME.fullmatch(name)]
         return sorted(known, key="run.json".__eq__)  # last: what is left of a run names its files
@@ -185,7 +192,7 @@ class Run:
 
     def clear_leftovers(self) -> None:
         """Delete what a killed process left half written; only who holds the run may."""
-        for folder in (self.path, self.path / "checkpoints"):
+        for folder in (self.path, self.path / "checkpoints") if self.writes else ():
             for path in folder.glob(".*.tmp"):
                 if _LEFTOVER.fullmatch(path.name):
                     path.unlink(missing_ok=True)
@@ -193,16 +200,21 @@ class Run:
     def write_info(self, **changes: Any) -> None:
         """Set fields of run.json."""
         self.info |= changes
+        if not self.writes:
+            return
         text = json.dumps(self.info, indent=2, ensure_ascii=False, allow_nan=False)
         text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
         # A path may hold bytes that are no UTF-8.
         write_safely(self.path / "run.json", f"{text}\n".encode("utf-8", "surrogateescape"))
 
     def append_history(self, record: dict[str, Any]) -> None:
-        append_safely(self.path / "history.jsonl", f"{json.dumps(record)}\n".encode())
+        if self.writes:
+            append_safely(self.path / "history.jsonl", f"{json.dumps(record)}\n".encode())
 
     def cut_history(self, lines: int) -> None:
         """Keep the first lines: what came after the checkpoint will be written again."""
+        if not self.writes:
+            return
         path = self.path / "history.jsonl"
         written = self._history_lines()
         if len(written) < lines:
@@ -212,12 +224,17 @@ class Run:
         write_safely(path, b"".join(written[:lines]))
 
 
-def open_run(path: str | Path) -> Run:
+def open_run(path: str | Path, *, writes: bool = True) -> Run:
     """A run that exists. Raises InputError if the folder holds none, or its record is damaged."""
-    run = Run(path)
+    run = Run(path, writes=writes)
     try:
         run.info = read_info(run.path / "run.json")
     except FileNotFoundError:
+        if (run.path / "search.json").exists():
+            raise InputError(
+                f"{run.path}: a search, not a run; the same `reslab search` command goes on with"
+                f" it, and `reslab train --recipe {run.path / 'best.toml'}` trains its winner"
+            ) from None
         raise InputError(f"{run.path}: no run folder (it has no run.json)") from None
     except OSError as error:
         raise InputError(f"{run.path / 'run.json'}: cannot be read ({error.strerror})") from None

@@ -83,6 +83,8 @@ class Info(_Part):
     language: Literal["en", "zh"] = "en"
     extended_to: int | None = None
     process: str = ""
+    processes: int = 1
+    launch: str | None = None
     features: FeatureReport | None = None
     head_features: FeatureReport | None = None
     test: Scores | None = None

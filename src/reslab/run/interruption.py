@@ -8,14 +8,18 @@ import os
 import signal
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+
+from reslab.process import launched
 
 # The terminal was closed (where there is such a signal), Ctrl-C, and the polite request to end.
 STOPPING = tuple(
     getattr(signal, name) for name in ("SIGHUP", "SIGINT", "SIGTERM") if hasattr(signal, name)
 )
+_SAME = 10.0  # seconds within which torchrun passes a signal on
 
 
 class SignalInterrupt(KeyboardInterrupt):
@@ -40,13 +44,20 @@ def raising_signals() -> Iterator[None]:
 
 @contextmanager
 def catching_signals() -> Iterator[list[int]]:
-    """Collect the signals inside the block; a second SIGINT interrupts at once."""
+    """Collect the signals inside the block; a second SIGINT interrupts at once.
+
+    Ctrl-C under torchrun comes twice: from the terminal, and from torchrun, which has it too.
+    """
     caught: list[int] = []
+    first = 0.0
 
     def note(number: int, frame: FrameType | None) -> None:
+        nonlocal first
         _let_go_of_terminal(number)
-        if caught and number == signal.SIGINT:
+        again = launched() and time.monotonic() - first < _SAME
+        if caught and number == signal.SIGINT and not again:
             raise KeyboardInterrupt
+        first = first or time.monotonic()
         caught.append(number)
 
     with _handled_by(note):

@@ -30,7 +30,7 @@ def event_files(run: Run) -> Iterator[Sink]:
     They are written anew from the history so far: what a run that was killed had written beyond its
     checkpoint would stand there twice.
     """
-    if not run.info.get("tensorboard"):
+    if not (run.info.get("tensorboard") and run.writes):
         yield lambda record: None
         return
     refuse_without_tensorboard()

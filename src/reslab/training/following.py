@@ -40,5 +40,5 @@ def followed(
 def draw_preview(session: Session) -> None:
     """Draw the sheet if it is not there yet: after the first step, which it would hold up."""
     path = session.run.path / "preview.png"
-    if not path.exists():
+    if session.run.writes and not path.exists():
         draw_training_sheet(session.prepared.pixels, session.prepared.pictures.classes, path)

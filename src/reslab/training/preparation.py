@@ -24,6 +24,7 @@ from reslab.pictures.reading import Track, untracked
 from reslab.pictures.splitting import Folds, complete_splits, folds_of, kept_together, split_notes
 from reslab.pictures.store import PixelStore
 from reslab.pictures.table import Pictures
+from reslab.processes import team
 from reslab.recipes.recipe import Recipe
 from reslab.training.inputs import complete_inputs, preprocessing_of, training_target
 
@@ -98,7 +99,8 @@ def prepare(
     cached = _cached(parts, recipe)
     stores = _stores(whole, recipe, preprocessing)
     for name, store in () if cached else stores.items():
-        store.fill(track=track, what=f"reading {name}") if fill else store.fill_as_read()
+        with team().leader_first():
+            store.fill(track=track, what=f"reading {name}") if fill else store.fill_as_read()
     batches = _training_batches(stores["train"], recipe, preprocessing)
     whole = whole.with_notes(*{store.note for store in stores.values() if store.note})
     if recipe.weights == "none":
@@ -255,16 +257,23 @@ def with_precision(prepared: Prepared, device: str) -> tuple[Prepared, str]:
     if prepared.cut is not None:
         views = sum(prepared.pictures.counts().values()) + recipe.views * len(pixels.samples)
     # Of a deep frozen network few pictures are enough, and pictures must be decoded for this.
-    count = 8 if recipe.frozen else min(recipe.micro_batch or recipe.batch_size, 64)
+    count = (
+        8
+        if recipe.frozen
+        else min(recipe.micro_batch or recipe.batch_size // (recipe.parts or 1), 64)
+    )
     rows = torch.arange(min(count, len(pixels.samples)))
-    precision, reason = choose_precision(
-        recipe.precision,
-        prepared.network.to(device),
-        lambda: (pixels.inputs(rows, epoch=0), pixels.labels[rows]),
-        (len(rows), prepared.spec.channels, *prepared.spec.size),
-        views // len(rows),
-        device,
-        train_mode=recipe.norms_learn,
+    network = prepared.network.to(device)
+    precision, reason = team().led(
+        lambda: choose_precision(
+            recipe.precision,
+            network,
+            lambda: (pixels.inputs(rows, epoch=0), pixels.labels[rows]),
+            (len(rows), prepared.spec.channels, *prepared.spec.size),
+            views // len(rows),
+            device,
+            train_mode=recipe.norms_learn,
+        )
     )
     return replace(prepared, recipe=recipe.with_fields({"precision": precision})), reason
 
@@ -284,8 +293,10 @@ def with_learning(prepared: Prepared, recipe: Recipe) -> Prepared:
 
 def smallest_pass(recipe: Recipe, batches: TrainingBatches) -> int:
     """How many pictures go through the network together, at least."""
-    passes = -(-batches.smallest // (recipe.micro_batch or batches.smallest))
-    return batches.smallest // passes
+    parts = recipe.parts or 1
+    largest = -(-batches.smallest // parts)
+    passes = -(-largest // (recipe.micro_batch or largest))
+    return batches.smallest // parts // passes
 
 
 def fit_first_layer(network: nn.Module, batches: TrainingBatches, seed: int) -> None:
@@ -319,6 +330,11 @@ def _refuse_lone_picture(
     network: nn.Module, spec: NetworkSpec, recipe: Recipe, batches: TrainingBatches
 ) -> None:
     """Refuse a batch of one where batch norm would have one value a channel to go by."""
+    if recipe.parts is not None and batches.smallest < recipe.parts and not recipe.solves:
+        raise InputError(
+            f"parts = {recipe.parts}: a batch may hold {batches.smallest} pictures, which leaves a"
+            " part empty; set a larger --batch-size, or fewer --parts"
+        )
     if smallest_pass(recipe, batches) > 1 or not recipe.norms_learn:
         return
     shapes = copy.deepcopy(network).to("meta").train()

@@ -11,9 +11,10 @@ from torch import nn
 from reslab.errors import InputError
 from reslab.judging.calibration import Calibration, calibrate, fit_temperature
 from reslab.judging.metrics import Judged, measured, overall
+from reslab.judging.scoring import logits_in_shares
 from reslab.learning.solved import fold_heads
 from reslab.networks.folding import folded
-from reslab.networks.inference import as_input, logits_of
+from reslab.networks.inference import as_input
 from reslab.pictures.splitting import Folds
 from reslab.run.looks import note_look
 from reslab.training.description import digest_of
@@ -41,13 +42,15 @@ def publish(session: Session, *, fast: bool = False) -> None:
     session.publish_best(outcome.calibration)
     if "test" in prepared.evaluation:
         weights = digest_of(prepared.network, tuple(prepared.network.state_dict()))
-        note_look(run.path, "train", len(prepared.pictures.splits["test"]), weights)
+        if run.writes:
+            note_look(run.path, "train", len(prepared.pictures.splits["test"]), weights)
         results["test"] = _judge(session, network, "test", outcome)
     session.state.progress.evaluate_seconds += time.perf_counter() - started
     standing = session.standing()
     # The report is made of these, and tells no times.
     run.info |= results | {name: standing[name] for name in standing if name != "seconds"}
-    write_files(outcome, finished=True)
+    if run.writes:
+        write_files(outcome, finished=True)
     for problem in outcome.problems:
         session.display.warn(problem)
     run.write_info(status="finished", **session.standing())
@@ -68,7 +71,7 @@ def _judge(session: Session, network: nn.Module, split: str, outcome: Outcome) -
     samples, classes = prepared.pictures.splits[split], prepared.pictures.classes
     views = prepared.recipe.averaging
     batches: Callable[[], Any] = prepared.evaluation[split]
-    logits, labels = logits_of(network, batches(), session.device, views)
+    logits, labels = logits_in_shares(network, batches(), session.device, views)
     _refuse_diverged(overall(logits, labels, Judged(samples, classes))["loss"], split)
     if split == "validation":
         outcome.calibration = calibrate(logits, labels)
@@ -76,7 +79,7 @@ def _judge(session: Session, network: nn.Module, split: str, outcome: Outcome) -
     outcome.judged[split], outcome.logits[split] = judged, logits
     found = measured(logits, labels, judged)
     if views != "none":
-        logits, labels = logits_of(network, batches(), session.device, "none")
+        logits, labels = logits_in_shares(network, batches(), session.device, "none")
         found |= {"averaging": views, "without_averaging": overall(logits, labels, judged)}
         _refuse_diverged(found["without_averaging"]["loss"], split)
     return found

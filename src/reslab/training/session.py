@@ -18,6 +18,7 @@ from reslab.learning.parts import build_parts
 from reslab.learning.state import TrainingState
 from reslab.networks.catalogue import head_prefix
 from reslab.networks.model_file import Model, SplitOrigin, read_tensors, save_model
+from reslab.processes import LostProcessError, team
 from reslab.run.checkpoint import load_checkpoint, save_checkpoint
 from reslab.run.display import Display
 from reslab.run.folder import Run
@@ -64,7 +65,8 @@ class Session:
         if fresh:
             self.save()
         else:
-            warning = load_checkpoint(run, state, recipe, self.prepared.fingerprint)
+            with team().leader_first():  # which does away with a damaged one
+                warning = load_checkpoint(run, state, recipe, self.prepared.fingerprint)
             if warning:
                 self.display.warn(warning)
             run.cut_history(state.progress.history_lines)
@@ -74,7 +76,8 @@ class Session:
     def save(self) -> None:
         """Make the state safe on the disk."""
         prepared = self.prepared
-        save_checkpoint(self.run, self.state, prepared.recipe, prepared.fingerprint)
+        if self.run.writes:
+            save_checkpoint(self.run, self.state, prepared.recipe, prepared.fingerprint)
 
     def model(self, calibration: Calibration | None = None) -> Model:
         """What the model file says beside its weights."""
@@ -97,6 +100,8 @@ class Session:
 
     def keep_best(self) -> None:
         """Keep the weights as they are now: they are the best so far."""
+        if not self.run.writes:
+            return
         weights = dict(self.state.judged.state_dict())
         if self.stage is not None:
             weights = self.prepared.network.state_dict() | weights
@@ -114,6 +119,8 @@ class Session:
 
     def publish_best(self, calibration: Calibration | None = None) -> None:
         """Write the model file of the best weights so far."""
+        if not self.run.writes:
+            return
         state = self.prepared.network.state_dict() | self.best_weights()
         save_model(self.run.model, state, self.model(calibration))
 
@@ -153,7 +160,7 @@ class Session:
 
     def leave_usable(self) -> None:
         """Publish what there is of a run that ends early: the best model so far, the curves."""
-        if self.run.best_checkpoint.exists():
+        if self.run.writes and self.run.best_checkpoint.exists():
             self.publish_best()
             write_files(Outcome(self.run, self.prepared.pictures), finished=False)
 
@@ -188,6 +195,7 @@ class Session:
                 )
             else:
                 raise
-            self.leave_usable()
+            if not isinstance(problem, LostProcessError):  # which leaves no time
+                self.leave_usable()
             self.run.write_info(status="failed", error=str(problem))
             raise problem from None

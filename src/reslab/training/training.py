@@ -6,18 +6,20 @@ carries it from one to the next.
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 from reslab.disk import user_path
 from reslab.judging.scoring import Evaluations
-from reslab.learning.device import choose_device, set_up
+from reslab.learning.device import choose_device, computing_exactly, set_up
 from reslab.learning.loop import train_epochs
 from reslab.learning.state import Milestone, Step, TrainingState
 from reslab.options import refuse_unknown, taken, taking
 from reslab.pictures.data_source import DataSource
-from reslab.process import began_at, training_alone
+from reslab.pictures.table import Pictures
+from reslab.process import began_at, refuse_several, training_alone
+from reslab.processes import team, together
 from reslab.recipes.files import load_recipe
 from reslab.recipes.recipe import Recipe, changes_of
 from reslab.reporting.words import choose_language
@@ -32,6 +34,7 @@ from reslab.training.description import announce, description, digest_of, say_wh
 from reslab.training.event_files import refuse_without_tensorboard
 from reslab.training.following import draw_preview, followed
 from reslab.training.inputs import default_recipe, with_whole_paths
+from reslab.training.launching import earlier_run, in_parts, launch_name, refuse_whole
 from reslab.training.preparation import Prepared, prepare, with_precision
 from reslab.training.publishing import publish
 from reslab.training.run_files import RUN_FILES
@@ -41,6 +44,7 @@ from reslab.training.transfer import solved_path, start_from_solved_head, with_f
 
 @taking(DataSource, Recipe)
 @training_alone()
+@together()
 def train(
     data: str | Path,
     *,
@@ -76,42 +80,71 @@ def train(
     """
     refuse_unknown(options, DataSource, Recipe)
     began = time.perf_counter() if minutes is None else began_at()
-    display = Display(quiet=quiet)
+    display = Display(quiet=quiet, silent=not team().leads)
     changes = changes_of(taken(options, Recipe), fields)
     staged = staged_plan(plan, minutes, recipe, changes, watch_test=watch_test)
     # What can be wrong with the command is found before the data is read.
     chosen = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
     (chosen or Recipe()).with_fields(changes)
-    asked = _asked(watch_test, language, tensorboard) | by_plan(staged)
-    set_up(device := choose_device(device))
-    if out is not None:
-        Run(out).refuse_held(overwrite=overwrite)
+    launch = launch_name(str(data), options, changes, chosen)
+    asked = _asked(watch_test, language, tensorboard) | by_plan(staged) | {"launch": launch}
+    device = _device(device)
+    earlier = team().led(lambda: earlier_run(launch, out, overwrite=overwrite))
+    if earlier is not None:
+        return _go_on(earlier, None, None, device, display, began)
     source = DataSource.named(data, taken(options, DataSource))
-    pictures = source.read(display.track)
+    pictures = _read(source, display)
     chosen = whole_recipe(staged, chosen or default_recipe(pictures), changes)
     refuse_inside_data(user_path(out or "runs"), user_path(str(data)))
-    prepared = prepare(pictures, with_whole_paths(chosen), display.track, fill=staged is None)
-    say_what_has_no_part(prepared.recipe, changes, display)
-    prepared, reason = with_precision(prepared, device)
-    run = Run(new_run_folder(chosen.name, str(data)) if out is None else out)
-    with holding(run.path, run.holder):
-        info = description(prepared, source, device, **asked) | {"precision_reason": reason}
-        info["seconds"] = {"data": time.perf_counter() - began, "features": 0.0}
-        _create(run, prepared.recipe, staged, info, overwrite=overwrite)
-        if staged is not None:
-            return work_by_plan(run, prepared, device, display, staged, began, minutes)
-        return _to_the_end(Session.open(run, prepared, device, display, began), fresh=True)
+    chosen = with_whole_paths(in_parts(chosen) if staged is None else chosen)
+    with computing_exactly(chosen.parts is not None, device):
+        prepared = prepare(pictures, chosen, display.track, fill=staged is None)
+        say_what_has_no_part(prepared.recipe, changes, display)
+        prepared, reason = with_precision(prepared, device)
+        path = team().led(lambda: new_run_folder(chosen.name, str(data)) if out is None else out)
+        with _held(run := Run(path, writes=team().leads)):
+            info = description(prepared, source, device, **asked) | {"precision_reason": reason}
+            _create(run, prepared.recipe, staged, info, began, overwrite=overwrite)
+            if staged is not None:
+                return work_by_plan(run, prepared, device, display, staged, began, minutes)
+            return _to_the_end(Session.open(run, prepared, device, display, began), fresh=True)
+
+
+def _device(asked: str) -> str:
+    """The device of this process, set up."""
+    device = choose_device(asked)
+    set_up(device)
+    return device
+
+
+def _read(source: DataSource, display: Display) -> Pictures:
+    """The pictures; what the leader of several processes has read, the others have from the cache,
+    as far as it is kept."""
+    with team().leader_first():
+        return source.read(display.track)
+
+
+def _held(run: Run) -> AbstractContextManager[None]:
+    """Hold the run's folder, for all processes that train together."""
+    return holding(run.path, run.holder) if run.writes else nullcontext()
 
 
 def _create(
-    run: Run, recipe: Recipe, staged: Plan | None, info: dict[str, Any], *, overwrite: bool
+    run: Run,
+    recipe: Recipe,
+    staged: Plan | None,
+    info: dict[str, Any],
+    began: float,
+    *,
+    overwrite: bool,
 ) -> None:
     """Make the run's folder, with all that is known before the first step."""
     run.create([file.name for file in RUN_FILES], overwrite=overwrite)
     run.write_recipe(recipe)
     if staged is not None:  # before run.json, which says that there is one
         staged.begin(run.path, recipe)
-    run.write_info(**info)
+    seconds = {"data": time.perf_counter() - began, "features": 0.0}
+    run.write_info(**info, seconds=seconds, processes=team().count)
 
 
 def _asked(watch_test: bool, language: str | None, tensorboard: bool) -> dict[str, Any]:
@@ -126,6 +159,7 @@ def _asked(watch_test: bool, language: str | None, tensorboard: bool) -> dict[st
 
 
 @training_alone()
+@together()
 def resume(
     run: str | Path,
     *,
@@ -142,13 +176,27 @@ def resume(
     Raises InputError if the data has changed or the schedule does not allow more epochs.
     """
     began = began_at()
-    display = Display(quiet=quiet)
-    device = choose_device(device)
-    set_up(device)
-    opened = open_run(run)
-    with holding(opened.path, opened.holder):
-        opened = open_run(run)  # again, now that no other process writes it
+    display = Display(quiet=quiet, silent=not team().leads)
+    return _go_on(run, epochs, minutes, _device(device), display, began)
+
+
+def _go_on(
+    path: str | Path,
+    epochs: int | None,
+    minutes: float | None,
+    device: str,
+    display: Display,
+    began: float,
+) -> Run:
+    """Go on with a run, as `resume` says."""
+    opened = open_run(path, writes=team().leads)
+    with _held(opened):
+        team().wait()
+        opened = open_run(path, writes=team().leads)  # again, now that no other process writes it
+        team().wait()
         recipe, plan = opened.recipe(), plan_of(opened, minutes, epochs)
+        if plan is not None:
+            refuse_several("a run by the clock")
         if epochs is not None and epochs != recipe.epochs:
             refuse_extension(opened, recipe, epochs)
             recipe = recipe.with_fields({"epochs": epochs})
@@ -161,15 +209,17 @@ def resume(
                 further = f": its patience of {recipe.patience} epochs has ended"
             display.say(f"{opened.path} is finished{further}")
             return opened
-        pictures = opened.source.read(display.track)
-        prepared = prepare(pictures, recipe, display.track, fill=plan is None)
-        refuse_changed(opened, prepared)
-        for difference in differences(opened, device):
-            display.warn(f"{difference}: the result may differ in its last digits")
-        if plan is not None:
-            return work_by_plan(opened, prepared, device, display, plan, began, minutes)
-        session = Session.open(opened, prepared, device, display, began)
-        return _to_the_end(session, fresh=not opened.begun)
+        refuse_whole(recipe)
+        pictures = _read(opened.source, display)
+        with computing_exactly(recipe.parts is not None, device):
+            prepared = prepare(pictures, recipe, display.track, fill=plan is None)
+            refuse_changed(opened, prepared)
+            for difference in differences(opened, device):
+                display.warn(f"{difference}: the result may differ in its last digits")
+            if plan is not None:
+                return work_by_plan(opened, prepared, device, display, plan, began, minutes)
+            session = Session.open(opened, prepared, device, display, began)
+            return _to_the_end(session, fresh=not opened.begun)
 
 
 def _to_the_end(session: Session, *, fresh: bool) -> Run:
@@ -179,6 +229,7 @@ def _to_the_end(session: Session, *, fresh: bool) -> Run:
     session.start(fresh=fresh)
     announce(session.run, prepared, session.display)
     with catching_signals() as caught, session.failing_safely():
+        team().asked = caught
         _compute_features(session, caught)
         _learn(session, caught)
     if digest_of(prepared.network, prepared.frozen) != frozen:
@@ -208,11 +259,13 @@ def _learn(session: Session, caught: list[int]) -> None:
     """Train or solve to the last epoch or strength, keeping the best weights and the state."""
     events, steps = _events(session)
     with closing(followed(session, events, steps)) as seen:  # shown no more once it has stopped
-        for _ in seen:
-            if caught:
+        for event in seen:
+            if number := _asked_to_stop(event):
                 session.state.refuse_diverged()
                 session.save()
-                _stop_if_asked(session, caught)
+                stopped = session.interrupted(number)
+                team().wait()  # who ends before the others are done might be taken for lost
+                raise stopped
     session.save()
     _stop_if_asked(session, caught)
     progress, recipe = session.state.progress, session.prepared.recipe
@@ -243,6 +296,18 @@ def events_of(
     return train_epochs(state, prepared.recipe, prepared.batches, judged, device)
 
 
+def _asked_to_stop(event: Step | Milestone) -> int:
+    """The signal at which all processes are to stop, having come to the same event; 0 for none.
+
+    With a step's gradients they have told each other of those that came before.
+    """
+    own = team()
+    if own.count > 1 and isinstance(event, Step):
+        return own.agreed
+    return own.most(max(own.asked, default=0))
+
+
 def _stop_if_asked(session: Session, caught: list[int]) -> None:
+    team().heed()
     if caught:
         raise session.interrupted(caught[0])

@@ -13,7 +13,9 @@ from reslab.features.extraction import (
     EVALUATION,
     FeatureBatches,
     Features,
+    Lacking,
     ViewSettings,
+    Wanted,
     evaluation_features,
     training_views,
 )
@@ -25,6 +27,7 @@ from reslab.learning.solved import CrossValidation, fold_heads, solve_strengths
 from reslab.learning.state import Milestone, TrainingState
 from reslab.networks.cutting import Cut
 from reslab.pictures.batches import Batch
+from reslab.processes import team
 from reslab.run.display import Display
 from reslab.training.inputs import training_target
 from reslab.training.preparation import Prepared
@@ -95,10 +98,10 @@ def _compute(
     started = time.perf_counter()
     splits = prepared.pictures.splits
     everything = [(splits[name], of) for name, of in wanted.items()]
-    lacking = features.missing(everything)
+    lacking = _lacking(features, everything)
     count = sum(len(of) for _, _, of in lacking)
     whole = sum(len(splits[name]) * len(of) for name, of in wanted.items())
-    needed = features.make_room(count)
+    needed = _make_room(features, count)
     if features.damaged:
         display.warn(f"{features.damaged:,} damaged feature(s) in the cache are computed again")
     if count:
@@ -106,25 +109,61 @@ def _compute(
             f"features   {count:,} of {whole:,} views to compute, {needed / 1e6:,.0f} MB to keep"
         )
     for _ in range(_TRIES):
-        total = sum(len(of) for _, _, of in lacking)
-        for _done in display.counted(features.compute(lacking), "features", total):
+        own = [lacking[index] for index in team().share(len(lacking))]
+        total = sum(len(of) for _, _, of in own)
+        for _done in display.counted(features.compute(own), "features", total):
             stop()
-        lacking = features.missing(everything) if lacking else []
+        _refuse_unsaved(features)
+        team().wait()
+        features.look_again()
+        lacking = _lacking(features, everything) if lacking else []
         if not lacking:
             break
     else:
-        raise InputError("the features are deleted from the cache as soon as they are computed")
+        raise InputError(
+            "the features are deleted from the cache as soon as they are computed"
+            if team().count == 1
+            else "a process does not find the features that another has computed: let RESLAB_CACHE"
+            " name one folder for all"
+        )
     if features.cannot_save:
         display.warn(f"features are kept in memory, for this run alone: {features.cannot_save}")
     return {
         "shape": list(features.shape),
         "precision": prepared.recipe.precision,
         "relative_error": features.relative_error,
-        "computed": features.computed,
+        "computed": sum(team().numbers(features.computed)),
         "known": whole - count,
         "damaged": features.damaged,
         "seconds": time.perf_counter() - started,
     }
+
+
+def _lacking(features: Features, everything: list[Wanted]) -> list[Lacking]:
+    """What must be computed, as the leader of several processes finds it."""
+    places = {id(samples): place for place, (samples, _) in enumerate(everything)}
+
+    def find() -> list[tuple[int, int, tuple[int, ...]]]:
+        missing = features.missing(everything)
+        return [(places[id(samples)], row, of) for samples, row, of in missing]
+
+    return [(everything[place][0], row, of) for place, row, of in team().led(find)]
+
+
+def _make_room(features: Features, count: int) -> int:
+    """As `Features.make_room`, by the leader of several processes."""
+    needed = team().led(lambda: features.make_room(count))
+    _refuse_unsaved(features)
+    return needed
+
+
+def _refuse_unsaved(features: Features) -> None:
+    """Raise InputError where what this process computes cannot reach the others."""
+    if team().count > 1 and features.cannot_save:
+        raise InputError(
+            f"features cannot be kept ({features.cannot_save}), and several processes have them"
+            " from the cache: make room, or name another folder by RESLAB_CACHE"
+        )
 
 
 def solved_path(

@@ -10,6 +10,7 @@ from typing import overload
 from reslab.disk import user_path
 from reslab.errors import InputError
 from reslab.pictures.files import Folder, is_picture_name
+from reslab.pictures.names import Names
 
 
 class Listing(Sequence[str]):
@@ -62,7 +63,7 @@ def expand(paths: Sequence[str]) -> Listing:
     for name in paths:
         path = user_path(name)
         if path.is_dir():
-            inside = [item for item in Folder(path).names() if is_picture_name(item)]
+            inside = Names.of(item for item in Folder(path).names() if is_picture_name(item))
             if not inside:
                 problems.append(f"{name}: no pictures in this folder")
             parts += [("", tuple(files)), (f"{name.rstrip('/')}/", inside)]

@@ -13,6 +13,7 @@ import torch
 
 from reslab.disk import open_regular
 from reslab.errors import SHOWN_PROBLEMS, InputError
+from reslab.learning.device import choose_device, computing_exactly
 from reslab.networks.model_file import model_path
 from reslab.pictures.reading import in_threads
 from reslab.run.display import Display
@@ -85,22 +86,25 @@ def predict(
     told: dict[str, Any] = {
         "top": top, "unknown_below": unknown_below, "coverage": coverage, "raw": raw,
     }  # fmt: skip
-    predictor = Predictor(model, device, **told)
-    kind = predictor.classifier.device.split(":")[0]
-    shards = Shards(shards_folder(out), {
-        "format": FORMAT,
-        "model": _file_digest(model_path(model)),
-        "options": {**told, "format": format, "shard_size": shard_size, "device": kind},
-        "pictures": len(listing),
-        "listed": listing.digest(),
-    })  # fmt: skip
-    with holding(shards.folder, lambda: "another command") if rank == 0 else nullcontext():
-        shards.claim() if rank == 0 else shards.await_claim()
-        display = Display(quiet=quiet or rank > 0)
-        counts, problems = _predict_missing(shards, listing, predictor, display, rank, world)
-        done = len(shards.done())
-        if done == shards.count:
-            shards.tidy()
+    chosen, threads = choose_device(device), torch.get_num_threads()
+    with computing_exactly(True, chosen):
+        predictor = Predictor(model, chosen, **told)
+        shards = Shards(shards_folder(out), {
+            "format": FORMAT,
+            "model": _file_digest(model_path(model)),
+            "options": {**told, "format": format, "shard_size": shard_size,
+                        "device": chosen.split(":")[0]},
+            "pictures": len(listing),
+            "listed": listing.digest(),
+        })  # fmt: skip
+        with holding(shards.folder, lambda: "another command") if rank == 0 else nullcontext():
+            shards.claim() if rank == 0 else shards.await_claim()
+            mine = shards.missing(rank, world)
+            display = Display(quiet=quiet or rank > 0)
+            counts, problems = _predict_into(shards, mine, listing, predictor, threads, display)
+            done = len(shards.done())
+            if done == shards.count:
+                shards.tidy()
     seconds = time.perf_counter() - began
     return Predicted(
         shards.folder, len(listing), shards.count, done, *counts, tuple(problems), seconds
@@ -118,13 +122,16 @@ def process_share() -> tuple[int, int]:
     return int(given[0]), int(given[1])
 
 
-def _predict_missing(
-    shards: Shards, listing: Listing, predictor: Predictor, display: Display, rank: int, world: int
+def _predict_into(
+    shards: Shards,
+    numbers: list[int],
+    listing: Listing,
+    predictor: Predictor,
+    threads: int,
+    display: Display,
 ) -> tuple[tuple[int, int], list[str]]:
-    """((pictures predicted, those that cannot be read), the first reasons) of this process."""
-    there = shards.done()
-    missing = [number for number in range(rank, shards.count, world) if number not in there]
-    total = sum(len(shards.rows(number)) for number in missing)
+    """((pictures predicted, those that cannot be read), the first reasons) of these shards."""
+    total = sum(len(shards.rows(number)) for number in numbers)
     problems: list[str] = []
     unread = 0
 
@@ -133,10 +140,10 @@ def _predict_missing(
 
     def written() -> Iterator[int]:
         nonlocal unread
-        passes = (part for number in missing for part in _passes(shards.rows(number)))
+        passes = (part for number in numbers for part in _passes(shards.rows(number)))
         # A pass keeps to one thread, so that how many there are changes no digit.
-        with closing(in_threads(work, passes, ahead=16, threads=torch.get_num_threads())) as made:
-            for number in missing:
+        with closing(in_threads(work, passes, ahead=16, threads=threads)) as made:
+            for number in numbers:
                 rows: list[list[Any]] = []
                 for part in _passes(shards.rows(number)):
                     rows += next(made)

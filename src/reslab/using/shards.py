@@ -101,6 +101,11 @@ class Shards:
         found = (_SHARD.fullmatch(path.name) for path in self.folder.iterdir())
         return {int(one[1]) for one in found if one and one[2] == self._suffix}
 
+    def missing(self, rank: int, world: int) -> list[int]:
+        """The shards that are not there, of those that fall to one of several processes."""
+        there = self.done()
+        return [number for number in range(rank, self.count, world) if number not in there]
+
     def path(self, number: int) -> Path:
         return self.folder / f"part-{number:05d}.{self._suffix}"
 

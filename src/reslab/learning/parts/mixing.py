@@ -21,6 +21,7 @@ class Mixing(Part):
     """
 
     name = "mix"
+    mixes = True
 
     def __init__(self, settings: Settings, classes: int) -> None:
         self.settings = settings

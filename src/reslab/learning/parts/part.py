@@ -13,12 +13,16 @@ from reslab.recipes.recipe import Recipe
 
 @dataclass(frozen=True)
 class Moment:
-    """A step of a run. `steps` is how many an epoch has; all count from 0."""
+    """A step of a run. `steps` is how many an epoch has; all count from 0.
+
+    piece: which piece of its batch, where the pieces are computed each on its own.
+    """
 
     seed: int
     epoch: int
     step: int
     steps: int
+    piece: int | None = None
 
     @property
     def count(self) -> int:
@@ -27,7 +31,12 @@ class Moment:
 
     def generator(self, part: "Part") -> torch.Generator:
         """What a part draws in this step, whatever was drawn before it and elsewhere."""
-        return draws.generator(self.seed, part.name, self.epoch, self.step)
+        return draws.generator(*self.address(part.name))
+
+    def address(self, purpose: str) -> tuple[int, str, *tuple[int, ...]]:
+        """Where the randomness of this step, or of this piece of its batch, begins."""
+        piece = () if self.piece is None else (self.piece,)
+        return (self.seed, purpose, self.epoch, self.step, *piece)
 
 
 class Part:
@@ -38,6 +47,7 @@ class Part:
     """
 
     name: ClassVar[str]  # its address for randomness, and its tensors' prefix in a checkpoint
+    mixes: ClassVar[bool] = False  # whether `batch` lets pictures of a batch meet each other
 
     @classmethod
     def of(cls, recipe: Recipe, network: nn.Module, classes: int) -> "Part | None":
@@ -52,6 +62,9 @@ class Part:
         Targets are class indices (n,), or become probabilities (n, classes).
         """
         return x, targets
+
+    def passing(self, moment: Moment) -> None:
+        """Make ready for a batch, or a piece of it, to go through the network."""
 
     def gradients(self, network: nn.Module, moment: Moment) -> None:
         """Change the gradients, before the optimiser uses them."""

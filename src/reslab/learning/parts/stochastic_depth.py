@@ -27,11 +27,8 @@ class StochasticDepth(Part):
     def of(cls, recipe: Recipe, network: nn.Module, classes: int) -> "StochasticDepth | None":
         return cls(marked(network)) if recipe.drop_path else None
 
-    def batch(
-        self, x: torch.Tensor, targets: torch.Tensor, moment: Moment
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def passing(self, moment: Moment) -> None:
         self._drawn = moment.generator(self)
-        return x, targets
 
     def gradients(self, network: nn.Module, moment: Moment) -> None:
         self._drawn = None

@@ -16,6 +16,7 @@ from reslab.errors import InputError, InterruptedRunError
 from reslab.learning.state import DivergedError, Progress
 from reslab.networks.inference import as_input
 from reslab.pictures.batches import Batch
+from reslab.process import refuse_several
 from reslab.recipes.recipe import Recipe, dotted_name
 from reslab.run.display import Display
 from reslab.run.folder import Run
@@ -53,6 +54,7 @@ def staged_plan(
     """
     if file is None and minutes is None:
         return None
+    refuse_several("--minutes and --plan: training by the clock")
     if watch_test:
         raise InputError("--watch-test: a plan sees the test split at its end alone; leave it out")
     if file is not None and minutes is not None:
