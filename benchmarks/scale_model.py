@@ -27,10 +27,12 @@ from predict import model_of, pictures
 class Kind:
     """A picture of a kind, in seconds of a core and bytes.
 
-    read: opened, decoded and fitted; forward: through the network, in passes of 32; row: told and
+    start: until a command works; a network of timm's takes longer, for timm is imported. read:
+    opened, decoded and fitted. forward: through the network, in passes of 32. row: told and
     written to a table.
     """
 
+    start: float
     read: float
     forward: float
     row: float
@@ -45,11 +47,10 @@ class Kind:
 
 
 # By --measure, AMD EPYC (Zen 5), torch 2.14, one thread, beside other work.
-START = 4.0  # seconds of a core until a command works
 LIST = 0.9e-6  # a file's name in a folder that the system has in memory
 NAME = 60  # bytes of a path of 50 in a table of names
-PHOTO = Kind(0.78e-3, 14.8e-3, 17e-6, 12_100, 3 * 224 * 224, 1280 * 4, 151)
-DIGIT = Kind(0.13e-3, 0.065e-3, 16e-6, 283, 28 * 28, 0, 116)
+PHOTO = Kind(8.7, 0.78e-3, 14.8e-3, 17e-6, 12_100, 3 * 224 * 224, 1280 * 4, 151)
+DIGIT = Kind(4.5, 0.13e-3, 0.065e-3, 16e-6, 283, 28 * 28, 0, 116)
 HEAD = 0.8e-4  # a picture's view and one strength of a solved head, with 1,280 features
 
 DISK, NETWORK, SEEK = 500e6, 125e6, 0.008  # bytes a second; a turning disk's seconds a file
@@ -61,12 +62,12 @@ def listing(count: float) -> float:
 
 
 def predicting(count: float, kind: Kind) -> float:
-    return START + listing(count) + count * kind.predict
+    return kind.start + listing(count) + count * kind.predict
 
 
 def features(count: float, kind: Kind) -> float:
     """Every view of every picture is fitted and passes once."""
-    return START + listing(count) + count * VIEWS * (kind.read + kind.forward)
+    return kind.start + listing(count) + count * VIEWS * (kind.read + kind.forward)
 
 
 def head(count: float) -> float:
@@ -147,7 +148,6 @@ def measure(digits: Path, photos: list[str], digit_model: Path, photo: Path) -> 
 
     torch.set_num_threads(1)
     names = [str(path) for path in sorted(digits.rglob("*.png"))]
-    print(f"START = {_ran(digit_model, names[:1]):.1f}")
     print(f"LIST = {core(lambda: Folder(digits).names(), len(names)):.2e}")
     print(f"PHOTO {_kind(photo, photos[:96])}\nDIGIT {_kind(digit_model, names[:960])}")
     problem = HeadProblem(torch.randn(2000, 1280), torch.randint(0, 10, (2000,)), None)
@@ -176,8 +176,8 @@ def _kind(model: Path, paths: list[str]) -> str:
     forward = core(lambda: [classifier.rows(part) for part in passes], count)
     size = sum(Path(path).stat().st_size for path in paths) // count
     return (
-        f"read {read:.2e} forward {forward:.2e} row {core(tell, count):.2e} file {size}"
-        f" row_bytes {len(tell()) // count}"
+        f"start {_ran(model, paths[:1]):.1f} read {read:.2e} forward {forward:.2e}"
+        f" row {core(tell, count):.2e} file {size} row_bytes {len(tell()) // count}"
     )
 
 
