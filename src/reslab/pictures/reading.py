@@ -3,7 +3,7 @@
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -39,9 +39,12 @@ def untracked(items: Iterable[Item], what: str, total: int) -> Iterable[Item]:
 
 
 def in_threads(
-    work: Callable[[Item], Result], items: Iterable[Item], ahead: int = 256
-) -> Iterator[Result]:
-    """`map` by a thread for each core, in order, at most `ahead` results waiting."""
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    ahead: int = 256,
+    threads: int | None = None,
+) -> Generator[Result, None, None]:
+    """`map` by threads, in order, at most `ahead` results waiting; a thread a core if not said."""
     source = iter(items)
     # A future a picture would cost more than decoding a small one.
     at_once = max(1, ahead // 16)
@@ -49,7 +52,7 @@ def in_threads(
     def work_through(few: list[Item]) -> list[Result]:
         return [work(item) for item in few]
 
-    with ThreadPoolExecutor(os.cpu_count() or 1, initializer=keep_to_one_core) as pool:
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1, initializer=keep_to_one_core) as pool:
         parts = iter(lambda: list(islice(source, at_once)), [])
         waiting = deque(pool.submit(work_through, part) for part in islice(parts, 16))
         try:
