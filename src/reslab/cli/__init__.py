@@ -10,7 +10,7 @@ from cyclopts import App, CycloptsError
 
 import reslab
 from reslab.errors import InputError, InterruptedRunError
-from reslab.process import refuse_several, running_command, speaks
+from reslab.process import refuse_several, running_command, say_and_leave, speaks
 from reslab.run.interruption import raising_signals
 
 app = App(
@@ -79,7 +79,10 @@ def main() -> None:
 
 
 def _fail(message: str, status: int, word: str = "error") -> None:
-    with suppress(OSError):  # the terminal may be gone
-        if speaks():
-            print(f"reslab: {word}: {message}", file=sys.stderr, flush=True)
-    sys.exit(status)
+    def last_words() -> int:
+        with suppress(OSError):  # the terminal may be gone
+            if speaks():
+                print(f"reslab: {word}: {message}", file=sys.stderr, flush=True)
+        return status
+
+    sys.exit(say_and_leave(last_words))
