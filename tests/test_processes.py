@@ -289,3 +289,42 @@ def test_a_signal_to_one_process_ends_all(tmp_path, what):
     assert time.monotonic() - begun < 60
     assert [status for status, _, _ in told] == [128 + number] * 2, told
     assert sum(error.count("reslab: stopped") for _, _, error in told) == 1
+
+
+@pytest.mark.skipif(not LONG, reason="starts torchrun; RESLAB_LONG=1 runs it")
+def test_torchruns_restarts_go_on_with_the_run(tmp_path):
+    """One process is killed twice; the third start ends the run, bit for bit."""
+    import signal
+    import subprocess
+    import sys
+
+    out = tmp_path / "run"
+    command = [
+        *[sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+        *["--max-restarts", "3", "-m", "reslab", "train", "digits", "--recipe", "mnist-fast"],
+        *["--batch-size", "60", "--epochs", "20", "--checkpoint-every", "3steps", "--quiet"],
+        *["--out", str(out)],
+    ]
+    log = tmp_path / "log"
+    with log.open("wb") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said)
+        killed: set[int] = set()
+        while process.poll() is None and len(killed) < 2:
+            time.sleep(0.2)
+            try:
+                told = json.loads((out / "run.json").read_text())["process"]
+                number = int(told.split()[1])
+            except (OSError, KeyError, IndexError):
+                continue
+            last = out / "checkpoints" / "last.safetensors"
+            if number in killed or time.time() - last.stat().st_mtime > 1:
+                continue
+            os.kill(number, signal.SIGKILL)
+            killed.add(number)
+        assert process.wait(600) == 0, log.read_text()
+    assert len(killed) == 2
+    whole = reslab.train(
+        "digits", recipe="mnist-fast", batch_size=60, epochs=20, parts=4, quiet=True,
+        out=tmp_path / "whole",
+    )  # fmt: skip
+    assert digests(out) == digests(whole.path)

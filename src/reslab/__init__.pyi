@@ -128,6 +128,7 @@ def find_lr(
     epochs: int | None = None,
     batch_size: int | None = None,
     micro_batch: int | None = None,
+    parts: int | None = None,
     eval_batch_size: int | None = None,
     shuffle: bool | None = None,
     folds: int | None = None,
@@ -182,6 +183,9 @@ def find_lr(
         micro_batch: How many pictures pass through the network at a time; the gradients of a batch
             are summed over its parts, and batch norm sees each part on its own. The whole if left
             out.
+        parts: Cut each batch into so many parts, which several processes share under torchrun:
+            gradients are summed in one order, so that their number changes no bit. Batch norm sees
+            each part on its own. 4 under torchrun; a batch is whole if left out.
         eval_batch_size: Pictures a forward pass where nothing trains.
         shuffle: Whether each epoch has an order of its own.
         folds: Judge a solved head's strengths by cross-validation in so many folds of the training
@@ -233,6 +237,7 @@ def search(
     epochs: int | None = None,
     batch_size: int | None = None,
     micro_batch: int | None = None,
+    parts: int | None = None,
     eval_batch_size: int | None = None,
     shuffle: bool | None = None,
     folds: int | None = None,
@@ -295,6 +300,9 @@ def search(
         micro_batch: How many pictures pass through the network at a time; the gradients of a batch
             are summed over its parts, and batch norm sees each part on its own. The whole if left
             out.
+        parts: Cut each batch into so many parts, which several processes share under torchrun:
+            gradients are summed in one order, so that their number changes no bit. Batch norm sees
+            each part on its own. 4 under torchrun; a batch is whole if left out.
         eval_batch_size: Pictures a forward pass where nothing trains.
         shuffle: Whether each epoch has an order of its own.
         folds: Judge a solved head's strengths by cross-validation in so many folds of the training
@@ -349,6 +357,7 @@ def train(
     epochs: int | None = None,
     batch_size: int | None = None,
     micro_batch: int | None = None,
+    parts: int | None = None,
     eval_batch_size: int | None = None,
     shuffle: bool | None = None,
     folds: int | None = None,
@@ -411,6 +420,9 @@ def train(
         micro_batch: How many pictures pass through the network at a time; the gradients of a batch
             are summed over its parts, and batch norm sees each part on its own. The whole if left
             out.
+        parts: Cut each batch into so many parts, which several processes share under torchrun:
+            gradients are summed in one order, so that their number changes no bit. Batch norm sees
+            each part on its own. 4 under torchrun; a batch is whole if left out.
         eval_batch_size: Pictures a forward pass where nothing trains.
         shuffle: Whether each epoch has an order of its own.
         folds: Judge a solved head's strengths by cross-validation in so many folds of the training
