@@ -13,6 +13,7 @@ from reslab.errors import InputError
 from reslab.judging.calibration import MOST_KEPT, calibrate, fit_temperature, least_in_set
 from reslab.judging.metrics import Judged, measured, probabilities
 from reslab.networks.model_file import load_model, read_tensors, tensor_file
+from reslab.pictures.names import Names
 from reslab.pictures.table import Samples
 
 
@@ -25,7 +26,7 @@ def drawn(n, classes, seed, sharpness=1.0):
 
 
 def judged(labels, classes, temperature=1.0):
-    samples = Samples(tuple(map(str, range(len(labels)))), labels.numpy())
+    samples = Samples(Names.of(map(str, range(len(labels)))), labels.numpy())
     return Judged(samples, tuple(f"c{number}" for number in range(classes)), temperature)
 
 

@@ -16,6 +16,7 @@ from reslab.features import solving
 from reslab.learning import solved
 from reslab.networks.model_file import load_model
 from reslab.pictures.content import keys_of
+from reslab.pictures.names import Names
 from reslab.pictures.splitting import folds_of
 from reslab.pictures.table import Samples
 from reslab.run.looks import looks_of
@@ -45,7 +46,7 @@ def learn(tmp_path, weights):
 def samples_of(labels, keys=None):
     keys = np.arange(1, len(labels) + 1) if keys is None else np.array(keys)
     halves = keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    paths = tuple(str(row) for row in range(len(labels)))
+    paths = Names.of(str(row) for row in range(len(labels)))
     return Samples(paths, np.array(labels), keys=keys_of(halves, ~halves))
 
 

@@ -13,6 +13,7 @@ from reslab.learning.optimizers import build_optimizer
 from reslab.learning.state import Progress, TrainingState, reach_milestone
 from reslab.pictures.batches import TrainingBatches
 from reslab.pictures.content import keys_of
+from reslab.pictures.names import Names
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.store import PixelStore
 from reslab.pictures.table import Samples
@@ -71,7 +72,7 @@ def training(lr: float = 0.1, before: TrainingState | None = None):
     """A state and its loop over 8 equal pictures: a new one, or one going on from `before`."""
     pixels = torch.full((8, 1, 4, 4), 200, dtype=torch.uint8)
     keys = np.arange(8).astype(np.uint64)
-    data = Samples(tuple("abcdefgh"), np.arange(8) % 2, pixels=pixels, keys=keys_of(keys, keys))
+    data = Samples(Names.of("abcdefgh"), np.arange(8) % 2, pixels=pixels, keys=keys_of(keys, keys))
     recipe = Recipe(epochs=1, batch_size=2).with_fields({"optimizer.lr": lr})
     batches = TrainingBatches(
         PixelStore(data, RECORD), RECORD, recipe.augment, batch_size=2, shuffle=False, seed=0
@@ -109,7 +110,7 @@ def test_scores_are_what_they_say():
     assert (found.n, found.correct, found.accuracy) == (4, 3, 0.75)
     expected = -logits.log_softmax(1)[range(4), [0, 1, 1, 0]].mean().item()
     assert found.loss == pytest.approx(expected)
-    judged = Judged(Samples(tuple("abcd"), labels.numpy()), ("cat", "dog"))
+    judged = Judged(Samples(Names.of("abcd"), labels.numpy()), ("cat", "dog"))
     assert measured(logits, labels, judged)["class_accuracy"] == {"cat": 1.0, "dog": 0.5}
     # Wilson's interval for 8 of 10, from the formula worked by hand.
     assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)

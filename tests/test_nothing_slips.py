@@ -282,10 +282,13 @@ def test_overwrite_deletes_what_the_run_wrote_and_nothing_else(data, tmp_path):
     }  # fmt: skip
     for path, content in own.items():
         path.write_bytes(content)
+    for name in ("model.onnx", "model.int8.onnx", "model.pt2"):  # exports of the old model
+        (out / name).write_bytes(b"old")
     first = open_run(out).info["id"]
     run = reslab.train(data, out=out, overwrite=True, **SETTINGS)
     assert run.info["id"] != first
     assert {path: path.read_bytes() for path in own} == own
+    assert not {path.suffix for path in out.iterdir()} & {".onnx", ".pt2"}
 
 
 @pytest.mark.parametrize(

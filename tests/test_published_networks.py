@@ -15,6 +15,7 @@ from reslab.learning.state import TrainingState
 from reslab.networks.catalogue import NetworkSpec, build_network
 from reslab.pictures.batches import TrainingBatches
 from reslab.pictures.content import keys_of
+from reslab.pictures.names import Names
 from reslab.pictures.store import PixelStore
 from reslab.pictures.table import Samples
 from reslab.recipes.files import load_recipe
@@ -167,7 +168,9 @@ def samples(count: int, channels: int, size: tuple[int, int]) -> Samples:
     pixels = torch.from_numpy(rng.integers(0, 256, (count, channels, *size), dtype=np.uint8))
     labels = rng.integers(0, 10, count)
     keys = rng.integers(0, 2**63, count).astype(np.uint64)
-    return Samples(tuple(map(str, range(count))), labels, pixels=pixels, keys=keys_of(keys, keys))
+    return Samples(
+        Names.of(map(str, range(count))), labels, pixels=pixels, keys=keys_of(keys, keys)
+    )
 
 
 def build(name: str):

@@ -330,7 +330,9 @@ def test_minutes_end_a_search_and_more_go_on(look_for):
 
 
 def test_another_search_is_not_gone_on_with(look_for, tmp_path, split_photos):
-    look_for(trials=1)
+    found = look_for(trials=1)
+    with pytest.raises(InputError, match="a search, not a run; the same `reslab search` command"):
+        reslab.resume(found.path)
     with pytest.raises(InputError, match=r"holds another search(.|\n)*epochs = 5 where it has 4"):
         look_for(epochs=5)
     with pytest.raises(InputError, match=r"--over optimizer\.lr: 0\.0001\.\.0\.2, by log.* where"):

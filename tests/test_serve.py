@@ -27,6 +27,7 @@ import reslab
 from reslab.cli import run_command
 from reslab.using.serving.access import access_of
 from reslab.using.serving.limits import Limits
+from reslab.using.serving.server import Connection
 from serving import multipart, served
 
 CLOSE = 1e-5
@@ -585,6 +586,11 @@ def test_a_token_is_asked_for_everywhere_but_at_the_door(run, pictures, tmp_path
         for path in ("/", "/page.js", "/healthz", "/readyz", "/docs", "/openapi.json"):
             assert server.ask("GET", path)[0] == 200
         assert server.ask("GET", "/nothing")[0] == 401
+        description = server.json("GET", "/openapi.json")[1]
+    assert description["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+    closed = {path for path, uses in description["paths"].items()
+              if all(use.get("security") == [{"token": []}] for use in uses.values())}  # fmt: skip
+    assert closed == {"/predict", "/explain", "/model", "/metrics"}
 
 
 def test_other_machines_may_ask_only_where_that_is_said(tmp_path):
@@ -645,6 +651,25 @@ def large(data):
     with Image.open(io.BytesIO(data)) as opened:
         opened.resize((2000, 2000), Image.Resampling.NEAREST).save(found, "PNG")
     return found.getvalue()
+
+
+def test_who_came_while_the_others_were_told_to_go_does_not_hold_the_end_up(run, monkeypatch):
+    told, real = set(), Connection.shutdown
+
+    def deaf(connection):
+        if connection in told:
+            real(connection)
+        told.add(connection)
+
+    with served(run.path, Limits(read_seconds=0.5)) as server:
+        silent, slow = (socket.create_connection(("127.0.0.1", server.port)) for _ in range(2))
+        slow.sendall(b"POST /predict HTTP/1.1\r\nHost: loc")
+        until(lambda: len(server.server.server_state.connections) == 2)
+        monkeypatch.setattr(Connection, "shutdown", deaf)
+        started = time.monotonic()
+    assert time.monotonic() - started < 10
+    silent.close()
+    slow.close()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

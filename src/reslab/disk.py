@@ -6,6 +6,7 @@ none of these functions waits for it or raises anything but OSError or InputErro
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,8 @@ from reslab.errors import InputError
 
 # A pipe is not waited for; on Windows bytes are left as they are.
 _READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
+_MOST_NAMED = 1_000_000
 
 
 def user_path(written: str | Path) -> Path:
@@ -26,6 +29,27 @@ def user_path(written: str | Path) -> Path:
         return Path(written).expanduser()
     except RuntimeError:  # ~name of nobody: a file may be called that
         return Path(written)
+
+
+def expanded(written: str | Path) -> list[Path]:
+    """The paths that braces stand for: shards/{000..099}.tar is a hundred of them.
+
+    One path where there are no such braces. Raises InputError if it can be none, or they stand for
+    more than a million.
+    """
+    text = str(written)
+    found = _RANGE.search(text)
+    if found is None:
+        return [user_path(text)]
+    first, last = int(found[1]), int(found[2])
+    if last < first or last - first >= _MOST_NAMED:
+        raise InputError(f"{text}: {found[0]} counts from {first:,} to {last:,}")
+    width = len(found[1]) if len(found[1]) == len(found[2]) else 0
+    names = (
+        f"{text[: found.start()]}{number:0{width}d}{text[found.end() :]}"
+        for number in range(first, last + 1)
+    )
+    return [path for name in names for path in expanded(name)]
 
 
 def real_path(path: str | Path) -> Path:
@@ -109,6 +133,29 @@ def write_safely(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None
         temporary = _write_beside(path, data)
         temporary.replace(path)
         _flush_folder(path.parent)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to be written in any order, that takes the place of `path` when the block ends well.
+
+    Raises OSError naming the file; the one that stood there before is then untouched.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: not a regular file, so it is not replaced")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _named(path):
+        try:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            _flush_folder(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
 
 
 def write_keeping(path: Path, before: Path, data: bytes) -> None:

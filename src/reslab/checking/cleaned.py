@@ -37,7 +37,7 @@ def refuse_unlistable(pictures: Pictures, folder: Path) -> None:
         for row in range(len(samples)):
             line = _line(samples, row, pictures.classes, folder)
             entries, _ = parse_list(line.encode("utf-8", "surrogateescape"), "")
-            if [(one.path, one.label) for one in entries] != [tuple(line.split("\t"))]:
+            if [*entries.paths, *entries.words] != line.split("\t"):
                 unlisted.append(repr(samples.paths[row]))
     if unlisted:
         raise InputError("--write-lists: a line of a list cannot hold these paths:", unlisted)

@@ -11,6 +11,7 @@ from reslab.checking.issues import Issue, issue_of
 from reslab.checking.looks import Looked
 from reslab.errors import InputError
 from reslab.pictures.copies.pairs import Pairs, groups_of, near_pairs
+from reslab.pictures.names import Names
 from reslab.pictures.reading import read_picture
 from reslab.pictures.table import Samples
 
@@ -34,7 +35,7 @@ def copies_in(looked: Looked) -> tuple[list[Issue], np.ndarray]:
 
     The groups are a number for each picture (N,), equal for copies.
     """
-    names = tuple(looked.path(row) for row in range(len(looked)))
+    names = Names.of(looked.path(row) for row in range(len(looked)))
     flat = Samples(names, looked.labels, keys=looked.keys)
     pairs = near_pairs(flat, looked.thumbs)
     groups = groups_of(flat, pairs)

@@ -9,6 +9,7 @@ import torch
 from reslab.disk import user_path
 from reslab.errors import InputError
 from reslab.pictures.cache import cache_folder
+from reslab.pictures.names import Names
 from reslab.pictures.table import Pictures, Samples
 
 BUILTINS = {
@@ -78,4 +79,5 @@ def _digits() -> Pictures:
 
 
 def _samples(name: str, pixels: torch.Tensor, labels: np.ndarray) -> Samples:
-    return Samples(tuple(f"{name}/{row:05d}" for row in range(len(labels))), labels, pixels=pixels)
+    names = Names.of(f"{name}/{row:05d}" for row in range(len(labels)))
+    return Samples(names, labels, pixels=pixels)

@@ -15,6 +15,7 @@ KINDS = {
     "features": "what frozen networks made of pictures",
     "pixels": "photos decoded to the size a network wants",
     "read": "what is known of files read before",
+    "shards": "where pictures lie in tar shards",
     "copies": "which pictures are near copies",
     "precision": "whether bf16 was faster",
 }

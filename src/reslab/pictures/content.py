@@ -22,3 +22,19 @@ def keys_of(draw: np.ndarray, rest: np.ndarray) -> np.ndarray:
     found = np.empty(len(draw), KEY)
     found["draw"], found["rest"] = draw, rest
     return found
+
+
+def numbered(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of each key, in the keys' order (M,), and each row's place among these (N,).
+
+    As np.unique gives them, which compares pairs of numbers a hundred times as slowly.
+    """
+    order = np.lexsort((keys["rest"], keys["draw"]))
+    ordered = keys[order]
+    new = np.ones(len(keys), bool)
+    new[1:] = (ordered["draw"][1:] != ordered["draw"][:-1]) | (
+        ordered["rest"][1:] != ordered["rest"][:-1]
+    )
+    place = np.empty(len(keys), np.int64)
+    place[order] = np.cumsum(new) - 1
+    return order[new], place

@@ -17,7 +17,7 @@ from pydantic import (
     ValidationError,
 )
 
-from reslab.disk import user_path
+from reslab.disk import expanded, user_path
 from reslab.errors import InputError
 from reslab.options import keywords_of
 
@@ -33,7 +33,7 @@ def _whole(item: Any) -> Any:
 
 def _whole_if_there(item: Any) -> Any:
     """What does not exist is a built-in set, or a mistake to be named as it was written."""
-    there = isinstance(item, str | Path) and bool(str(item)) and user_path(item).exists()
+    there = isinstance(item, str | Path) and bool(str(item)) and expanded(item)[0].exists()
     return _whole(item) if there else str(item)
 
 
@@ -49,14 +49,15 @@ class DataSource(BaseModel):
     )
 
     data: Annotated[str, BeforeValidator(_whole_if_there), "positional"]
-    """A built-in set (digits, mnist, fashion-mnist, cifar10, cifar100), a folder, a list, a CSV, or
-    a zip of any of these."""
+    """A built-in set (digits, mnist, fashion-mnist, cifar10, cifar100), a folder, a list, a CSV, a
+    zip of any of these; tar shards or Parquet files (a folder of them, or such as
+    train-{000..099}.tar), or a dataset that Hugging Face's library saved."""
 
     test: Location | None = None
-    """The test list that goes with a list or CSV."""
+    """The test list that goes with a list or CSV, or the test files with packed ones."""
 
     val: Location | None = None
-    """The validation list that goes with a list or CSV."""
+    """The validation list that goes with a list or CSV, or the files with packed ones."""
 
     root: Location | None = None
     """The folder a list's paths are relative to; the list's own if not given."""

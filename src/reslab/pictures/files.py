@@ -5,12 +5,18 @@ import os
 import threading
 import unicodedata
 import zipfile
+from array import array
 from collections import Counter
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+import numpy as np
+
 from reslab.disk import read_regular
 from reslab.errors import InputError
+from reslab.pictures.names import NameList, Names
 
 PICTURE_SUFFIXES = frozenset(
     [
@@ -19,7 +25,10 @@ PICTURE_SUFFIXES = frozenset(
     ]
 )
 
-LARGEST_FILE = 128 << 20  # bytes of a picture or list that are read, or unpacked, at most
+LARGEST_FILE = 128 << 20  # bytes of a picture that are read, or unpacked, at most
+LARGEST_LIST = 8 << 30  # and of a list of pictures
+Stamp = tuple[int, int, int, int]
+_FEW, _SHARE = 100, 4  # a folder is listed as far as this and so many times what is asked of it
 _NO_STAMP = (-1, -1, -1, -1)
 
 
@@ -38,7 +47,7 @@ class Files(Protocol):
     @property
     def location(self) -> Path: ...
 
-    def names(self) -> list[str]:
+    def names(self) -> Names:
         """Every file that is not hidden, sorted."""
         ...
 
@@ -46,19 +55,27 @@ class Files(Protocol):
         """Every folder that is not hidden, sorted: an empty class folder counts too."""
         ...
 
-    def read(self, name: str) -> bytes:
-        """The bytes of a file. Raises OSError."""
+    def read(self, name: str, most: int = LARGEST_FILE) -> bytes:
+        """The bytes of a file. Raises OSError, also for more than `most`."""
         ...
 
-    def stamp(self, name: str) -> tuple[int, int, int, int]:
-        """Numbers that change when the file does: size, two times in ns, an identity.
+    def stamps(self, names: Names) -> np.ndarray:
+        """Numbers that change when a file does, int64 (N, 4): size, two times in ns, an identity.
 
         Negative where there is no telling. On Windows the second time is the file's birth, so that
         there an edit of equal size with its time put back goes unseen.
         """
         ...
 
+    def nearby(self, names: Names) -> np.ndarray | None:
+        """The rows of names in an order in which they are read fastest; None if it is theirs."""
+        ...
+
     def has(self, name: str) -> bool: ...
+
+    def holds(self, names: Names) -> np.ndarray:
+        """Whether each of many files is there: bool (N,)."""
+        ...
 
     def where(self, name: str) -> str:
         """How a message names the file."""
@@ -70,18 +87,18 @@ class Folder:
 
     def __init__(self, location: Path) -> None:
         self.location = location
-        self._walked: tuple[list[str], list[str]] | None = None
+        self._walked: tuple[Names, list[str]] | None = None
 
-    def _walk(self) -> tuple[list[str], list[str]]:
+    def _walk(self) -> tuple[Names, list[str]]:
         if self._walked is None:
-            names: list[str] = []
+            names = NameList()
             folders: list[str] = []
             self._enter("", (), names, folders)
-            self._walked = sorted(names), sorted(folders)
+            self._walked = names.names(), sorted(folders)
         return self._walked
 
     def _enter(
-        self, prefix: str, above: tuple[str, ...], names: list[str], folders: list[str]
+        self, prefix: str, above: tuple[str, ...], names: NameList, folders: list[str]
     ) -> None:
         here = self.location / prefix
         real = os.path.realpath(here)
@@ -89,27 +106,36 @@ class Folder:
             return
         try:
             with os.scandir(here) as entries:
-                found = [entry for entry in entries if not entry.name.startswith(".")]
+                # With its slash a folder stands where the names of what it holds do.
+                found = [
+                    entry.name + "/" if entry.is_dir() else entry.name
+                    for entry in entries
+                    if not entry.name.startswith(".")
+                ]
         except OSError as error:
             raise InputError(f"{printable(str(here))}: cannot be read ({error.strerror})") from None
-        for entry in found:
-            if entry.is_dir():
-                folders.append(prefix + entry.name)
-                self._enter(f"{prefix}{entry.name}/", (*above, real), names, folders)
+        found.sort()
+        for name in found:
+            if name.endswith("/"):
+                folders.append(prefix + name[:-1])
+                self._enter(prefix + name, (*above, real), names, folders)
             else:
-                names.append(prefix + entry.name)
+                names.append(prefix + name)
 
-    def names(self) -> list[str]:
+    def names(self) -> Names:
         return self._walk()[0]
 
     def folders(self) -> list[str]:
         return self._walk()[1]
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int = LARGEST_FILE) -> bytes:
         # A Path for each of many thousand files costs more than opening one.
-        return read_regular(os.path.join(self.location, name), LARGEST_FILE)  # noqa: PTH118
+        return read_regular(os.path.join(self.location, name), most)  # noqa: PTH118
 
-    def stamp(self, name: str) -> tuple[int, int, int, int]:
+    def stamps(self, names: Names) -> np.ndarray:
+        return _table(map(self._stamp, names))
+
+    def _stamp(self, name: str) -> Stamp:
         try:
             # A Path for each of many thousand files costs more than asking for the stamp.
             found = os.stat(os.path.join(self.location, name))  # noqa: PTH116, PTH118
@@ -117,8 +143,35 @@ class Folder:
             return _NO_STAMP
         return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
+    def nearby(self, names: Names) -> np.ndarray | None:
+        return None
+
     def has(self, name: str) -> bool:
-        return (self.location / name).is_file()
+        return os.path.isfile(os.path.join(self.location, name))  # noqa: PTH113, PTH118
+
+    def holds(self, names: Names) -> np.ndarray:
+        """As `has` says; a folder of which much is asked for is listed instead, once."""
+        numbers: dict[str, int] = {}
+        folder_of = array("i")
+        for name in names:
+            folder_of.append(numbers.setdefault(name.rpartition("/")[0], len(numbers)))
+        order = np.argsort(np.frombuffer(folder_of, np.int32), kind="stable")
+        ends = np.cumsum(np.bincount(np.frombuffer(folder_of, np.int32), minlength=len(numbers)))
+        found = np.empty(len(names), bool)
+        for folder, start, end in zip(numbers, [0, *ends], ends, strict=False):
+            rows = order[start:end]
+            listed = self._files_in(folder, _FEW + _SHARE * len(rows))
+            asked = names.take(rows)
+            found[rows] = [name.rpartition("/")[2] in listed or self.has(name) for name in asked]
+        return found
+
+    def _files_in(self, folder: str, most: int) -> set[str]:
+        """The names of some files in a folder: of all, if it holds no more than so many."""
+        try:
+            with os.scandir(self.location / folder) as entries:
+                return {entry.name for entry in islice(entries, most) if entry.is_file()}
+        except (OSError, ValueError):
+            return set()
 
     def where(self, name: str) -> str:
         return str(self.location / name)
@@ -141,7 +194,7 @@ class Archive:
         infos = self._zip.infolist()
         names = _member_names(infos)
         members = dict(zip(names, infos, strict=True))
-        strange = [repr(name) for name in names if not _stays_inside(name)]
+        strange = [repr(name) for name in names if not stays_inside(name)]
         if strange:
             raise InputError(f"{location}: holds names that are no paths inside it:", strange)
         if len(members) < len(names):
@@ -160,8 +213,8 @@ class Archive:
             if name.startswith(prefix) and name != prefix and not is_hidden(name)
         }
 
-    def names(self) -> list[str]:
-        return sorted(name for name in self._members if not name.endswith("/"))
+    def names(self) -> Names:
+        return Names.of(sorted(name for name in self._members if not name.endswith("/")))
 
     def folders(self) -> list[str]:
         found = {name.rstrip("/") for name in self._members if name.endswith("/")}
@@ -171,37 +224,53 @@ class Archive:
             )
         return sorted(found)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int = LARGEST_FILE) -> bytes:
         info = self._members.get(name)
         if info is None:
             raise FileNotFoundError(2, "no such member", self.where(name))
         try:
             # What the archive says of its size may be a lie, so no more is unpacked either.
             data = b""
-            if info.file_size <= LARGEST_FILE:
+            if info.file_size <= most:
                 with self._lock, self._zip.open(info) as member:
-                    data = member.read(LARGEST_FILE + 1)
+                    data = member.read(most + 1)
         except Exception as error:  # BadZipFile, zlib.error, ...: each codec raises its own
             raise OSError(f"damaged or encrypted in the archive ({error})") from None
-        if max(len(data), info.file_size) > LARGEST_FILE:
-            raise OSError(errno.EFBIG, f"larger than {LARGEST_FILE / 1e6:,.0f} MB", name)
+        if max(len(data), info.file_size) > most:
+            raise OSError(errno.EFBIG, f"larger than {most / 1e6:,.0f} MB", name)
         return data
 
-    def stamp(self, name: str) -> tuple[int, int, int, int]:
-        """The member's size and checksum, the archive's times."""
+    def stamps(self, names: Names) -> np.ndarray:
+        """The members' sizes and checksums, the archive's times."""
+        return _table(map(self._stamp, names))
+
+    def _stamp(self, name: str) -> Stamp:
         if name not in self._members:
             return _NO_STAMP
         info = self._members[name]
         return info.file_size, self._times[0], self._times[1], info.CRC
 
+    def nearby(self, names: Names) -> np.ndarray | None:
+        return None
+
     def has(self, name: str) -> bool:
         return name in self._members and not name.endswith("/")
+
+    def holds(self, names: Names) -> np.ndarray:
+        return np.fromiter(map(self.has, names), bool, len(names))
 
     def where(self, name: str) -> str:
         return f"{self.location}:{self._prefix}{name}"
 
 
-def _stays_inside(name: str) -> bool:
+def _table(stamps: Iterable[Stamp]) -> np.ndarray:
+    found = array("q")
+    for stamp in stamps:
+        found.extend(stamp)
+    return np.frombuffer(found, np.int64).reshape(-1, 4)
+
+
+def stays_inside(name: str) -> bool:
     parts = name.removesuffix("/").split("/")
     return not any(part in ("", "..") or "\0" in part for part in parts)
 

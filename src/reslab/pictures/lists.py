@@ -3,13 +3,19 @@
 import csv
 import io
 import re
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from reslab.errors import nearest
+from reslab.pictures.names import NameList, Names
 
 PATH_COLUMNS = ("path", "file", "filename", "filepath", "image", "image_path")
 LABEL_COLUMNS = ("label", "class", "classname", "category", "target")
 SPLIT_COLUMNS = ("split", "subset", "set")
+SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -19,34 +25,92 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
+_BLOCK = 1 << 22  # bytes of a list that are Python objects at a time
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One picture of a list: its path and label as written, and where that stands."""
+class Entries:
+    """The pictures of a list in its order, as they are written: paths, labels, splits.
 
-    where: str
-    path: str
-    label: str
-    split: str | None = None
+    lines: where each stands, int32 (N,). labels: int32 (N,), places in `words`. splits: int8 (N,),
+    places in SPLITS; -1 where the list says nothing of splits.
+    """
+
+    name: str
+    lines: np.ndarray
+    paths: Names
+    labels: np.ndarray
+    words: Sequence[str]
+    splits: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def where(self, row: int) -> str:
+        """The list and the line."""
+        return f"{self.name}:{self.lines[row]}"
+
+    def label(self, row: int) -> str:
+        return self.words[int(self.labels[row])]
+
+    def rows_with(self, is_such: Callable[[str], bool]) -> np.ndarray:
+        """The rows whose label is such a word, in rising order."""
+        such = np.array([is_such(word) for word in self.words], dtype=bool)
+        return np.flatnonzero(such[self.labels]) if len(self) else np.zeros(0, np.int64)
 
 
-def text_lines(data: bytes, name: str) -> tuple[list[tuple[int, str]], list[str]]:
-    """(line number, text) of each line that is not blank, and the problems of the encoding."""
+class _Gathered:
+    """Entries as they are read, line by line."""
+
+    def __init__(self) -> None:
+        self._lines, self._labels, self._splits = array("i"), array("i"), array("b")
+        self._paths = NameList()
+        self._words: dict[str, int] = {}
+
+    def append(self, line: int, path: str, label: str, split: int = -1) -> None:
+        self._lines.append(line)
+        self._paths.append(path)
+        self._labels.append(self._words.setdefault(label, len(self._words)))
+        self._splits.append(split)
+
+    def entries(self, name: str) -> Entries:
+        return Entries(
+            name,
+            np.frombuffer(self._lines, np.int32),
+            self._paths.names(),
+            np.frombuffer(self._labels, np.int32),
+            tuple(self._words),
+            np.frombuffer(self._splits, np.int8),
+        )
+
+
+def text_lines(data: bytes, name: str, problems: list[str]) -> Iterator[tuple[int, str]]:
+    """(line number, text) of each line that is not blank; `problems` gathers the encoding's."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return [], [f"{name}:1: the file is UTF-16; save it as UTF-8"]
-    lines, problems = [], []
-    for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
-        try:
-            line = raw.decode("utf-8")
-        except UnicodeDecodeError:
-            problems.append(f"{name}:{number}: not UTF-8{_guess(raw)}; save the file as UTF-8")
-            continue
-        if "\0" in line:
-            problems.append(f"{name}:{number}: holds a NUL byte; this is not a text file")
-        elif line.strip():
-            lines.append((number, line))
-    return lines, problems
+        problems.append(f"{name}:1: the file is UTF-16; save it as UTF-8")
+        return
+    number = 0
+    for block in _blocks(data.removeprefix(b"\xef\xbb\xbf")):
+        for raw in block.splitlines():
+            number += 1
+            try:
+                line = raw.decode("utf-8")
+            except UnicodeDecodeError:
+                problems.append(f"{name}:{number}: not UTF-8{_guess(raw)}; save the file as UTF-8")
+                continue
+            if "\0" in line:
+                problems.append(f"{name}:{number}: holds a NUL byte; this is not a text file")
+            elif line.strip():
+                yield number, line
+
+
+def _blocks(data: bytes) -> Iterator[bytes]:
+    """Parts of a text that end where a line does."""
+    start = 0
+    while start < len(data):
+        end = data.find(b"\n", min(start + _BLOCK, len(data))) + 1 or len(data)
+        yield data[start:end]
+        start = end
 
 
 def _guess(raw: bytes) -> str:
@@ -56,75 +120,85 @@ def _guess(raw: bytes) -> str:
         return ""
 
 
-def parse_list(data: bytes, name: str) -> tuple[list[Entry], list[str]]:
+def parse_list(data: bytes, name: str) -> tuple[Entries, list[str]]:
     """The entries of a list file and its problems.
 
     A line is `path label`. The label is the last field: after the last tab where the line has
     one, else after the last blank, so that a path may hold blanks.
     """
-    lines, problems = text_lines(data, name)
-    entries = []
-    for number, line in lines:
-        separator = "\t" if "\t" in line.strip() else None
-        parts = [part.strip() for part in line.strip().rsplit(separator, 1)]
-        if len(parts) < 2 or not all(parts):
-            problems.append(
-                f"{name}:{number}: no label in {line.strip()!r}; a line is `path label`"
-            )
+    problems: list[str] = []
+    found = _Gathered()
+    for number, line in text_lines(data, name, problems):
+        text = line.strip()
+        parts = text.rsplit("\t" if "\t" in text else None, 1)
+        path, label = parts[0].strip(), parts[-1].strip()
+        if len(parts) < 2 or not path or not label:
+            problems.append(f"{name}:{number}: no label in {text!r}; a line is `path label`")
         else:
-            entries.append(Entry(f"{name}:{number}", parts[0], parts[1]))
-    if not entries and not problems:
+            found.append(number, path, label)
+    entries = found.entries(name)
+    if not len(entries) and not problems:
         problems.append(f"{name}: the list is empty; a line is `path label`")
     return entries, problems
 
 
-def parse_csv(data: bytes, name: str) -> tuple[list[Entry], list[str]]:
+def parse_csv(data: bytes, name: str) -> tuple[Entries, list[str]]:
     """The entries of a CSV with a header: columns path and label, and perhaps split."""
-    lines, problems = text_lines(data, name)
-    if problems:
-        return [], problems
-    if not lines:
-        return [], [f"{name}: the file is empty; it needs a header `path,label`"]
-    delimiter = _delimiter(lines[0][1])
-    text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    found = _Gathered()
+    problems = _unreadable(data, name)
+    header = "" if problems else next((line for _, line in text_lines(data, name, [])), "")
+    if not header:
+        problems = problems or [f"{name}: the file is empty; it needs a header `path,label`"]
+        return found.entries(name), problems
+    text = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline="")
+    reader = csv.reader(text, delimiter=_delimiter(header), strict=True)
     columns: dict[str, int] | None = None
-    entries: list[Entry] = []
     width = 0
     try:
-        for row in reader:
-            row = [field.strip() for field in row]
+        for written in reader:
+            row = [field.strip() for field in written]
             if not any(row):
                 continue
-            where = f"{name}:{reader.line_num}"
             if columns is None:
                 width = len(row)
                 columns, missing = _columns(row)
                 if missing:
-                    return [], [f"{where}: {missing}"]
+                    problems.append(f"{name}:{reader.line_num}: {missing}")
+                    return found.entries(name), problems
                 continue
             if len(row) != width:
-                problems.append(f"{where}: {len(row)} fields where the header has {width}")
-                continue
-            entry, problem = _row(row, columns, where)
+                problem = f"{len(row)} fields where the header has {width}"
+            else:
+                problem = _add_row(row, columns, reader.line_num, found)
             if problem:
-                problems.append(problem)
-            elif entry:
-                entries.append(entry)
+                problems.append(f"{name}:{reader.line_num}: {problem}")
     except csv.Error as error:
         problems.append(f"{name}:{reader.line_num}: not readable as CSV ({error})")
-    if not entries and not problems:
+    entries = found.entries(name)
+    if not len(entries) and not problems:
         problems.append(f"{name}: a header and no rows")
     return entries, problems
 
 
+def _unreadable(data: bytes, name: str) -> list[str]:
+    """What is wrong with the encoding of a table."""
+    problems: list[str] = []
+    try:
+        for block in _blocks(data):
+            block.decode("utf-8")
+        whole = b"\0" not in data
+    except UnicodeDecodeError:
+        whole = False
+    for _ in () if whole else text_lines(data, name, problems):
+        pass
+    return problems
+
+
 def is_table(data: bytes) -> bool:
     """Whether a CSV file lists pictures, by the columns of its header."""
-    lines, _ = text_lines(data[:4096].split(b"\n", 1)[0], "")
-    if not lines:
-        return False
-    header = [field.strip(' "\r') for field in lines[0][1].split(_delimiter(lines[0][1]))]
-    return not _columns(header)[1]
+    line = next((line for _, line in text_lines(data[:4096].split(b"\n", 1)[0], "", [])), "")
+    header = [field.strip(' "\r') for field in line.split(_delimiter(line))]
+    return bool(line) and not _columns(header)[1]
 
 
 def _delimiter(header: str) -> str:
@@ -150,25 +224,27 @@ def _columns(header: list[str]) -> tuple[dict[str, int], str]:
     return found, ""
 
 
-def _row(row: list[str], columns: dict[str, int], where: str) -> tuple[Entry | None, str]:
+def _add_row(row: list[str], columns: dict[str, int], line: int, found: _Gathered) -> str:
+    """Add a row; what is wrong with it instead, or ""."""
     path, label = row[columns["path"]], row[columns["label"]]
     if not path or not label:
-        return None, f"{where}: no {'path' if not path else 'label'}"
-    split = None
+        return f"no {'path' if not path else 'label'}"
+    split = -1
     if "split" in columns:
         written = row[columns["split"]]
-        split = SPLIT_NAMES.get(written.lower())
-        if split is None:
-            known = ("train", "val", "test")
-            return None, f"{where}: split {written!r} is unknown{nearest(written, known)}"
-    return Entry(where, path, label, split), ""
+        named = SPLIT_NAMES.get(written.lower())
+        if named is None:
+            return f"split {written!r} is unknown{nearest(written, ('train', 'val', 'test'))}"
+        split = SPLITS.index(named)
+    found.append(line, path, label, split)
+    return ""
 
 
 def parse_classes(data: bytes, name: str) -> tuple[tuple[str, ...], list[str]]:
     """The class names of a `classes.txt`, a line each, in the order of their index."""
-    lines, problems = text_lines(data, name)
+    problems: list[str] = []
     seen: dict[str, int] = {}
-    for number, line in lines:
+    for number, line in text_lines(data, name, problems):
         text = line.strip()
         if text in seen:
             problems.append(f"{name}:{number}: class {text!r} stands on line {seen[text]} already")
@@ -187,35 +263,36 @@ def parse_classes(data: bytes, name: str) -> tuple[tuple[str, ...], list[str]]:
 
 
 def resolve_labels(
-    entries: list[Entry], classes: tuple[str, ...], classes_name: str
-) -> tuple[list[int], list[str]]:
-    """The class index of each entry (-1 where there is a problem), and the problems.
+    entries: Entries, classes: tuple[str, ...], classes_name: str
+) -> tuple[np.ndarray, list[str]]:
+    """The class index of each entry (-1 where there is a problem), int64 (N,), and the problems.
 
     A label is a class name or, where no class is named by a number, an index into `classes`:
     never is it guessed from the labels that happen to be present.
     """
     index = {name: number for number, name in enumerate(classes)}
     indices = not any(_is_number(name) for name in classes)
-    labels, problems = [], []
-    for entry in entries:
-        text, label = entry.label, -1
-        if text in index:
-            label = index[text]
-        elif indices and _is_number(text):
-            label = int(text)
-            if not 0 <= label < len(classes):
-                problems.append(
-                    f"{entry.where}: label {text} is out of range; {classes_name} has"
+    reasons: dict[str, str] = {}
+    label_of = np.full(len(entries.words), -1, np.int64)
+    for place, word in enumerate(entries.words):
+        if word in index:
+            label_of[place] = index[word]
+        elif indices and _is_number(word):
+            if 0 <= int(word) < len(classes):
+                label_of[place] = int(word)
+            else:
+                reasons[word] = (
+                    f"label {word} is out of range; {classes_name} has"
                     f" {len(classes)} classes, 0 to {len(classes) - 1}"
                 )
-                label = -1
         else:
-            known = nearest(text, classes) if len(classes) <= 1000 else ""
-            problems.append(
-                f"{entry.where}: label {text[:80]!r} is not a class of {classes_name}{known}"
-            )
-        labels.append(label)
-    return labels, problems
+            known = nearest(word, classes) if len(classes) <= 1000 else ""
+            reasons[word] = f"label {word[:80]!r} is not a class of {classes_name}{known}"
+    problems = [
+        f"{entries.where(row)}: {reasons[entries.label(row)]}"
+        for row in entries.rows_with(reasons.__contains__).tolist()
+    ]
+    return label_of[entries.labels], problems
 
 
 def _is_number(text: str) -> bool:

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from reslab.errors import InputError
 from reslab.pictures import remembered
+from reslab.pictures.cache import size_of
 from reslab.pictures.content import KEY, content_key
 from reslab.pictures.decoding import UnreadablePictureError, decode, with_channels
 from reslab.pictures.files import printable
@@ -82,8 +83,8 @@ def with_keys(pictures: Pictures, *, leave_out: bool = False, track: Track = unt
     problems: list[str] = []
     for name, samples in pictures:
         if samples.pixels is not None:
-            keys = [content_key(pixels.numpy().tobytes()) for pixels in samples.pixels]
-            splits[name] = replace(samples, keys=np.array(keys, dtype=KEY))
+            keys = (content_key(pixels.numpy().tobytes()) for pixels in samples.pixels)
+            splits[name] = replace(samples, keys=np.fromiter(keys, KEY, len(samples)))
         else:
             splits[name], unread = _read_files(samples, name, track)
             problems += unread
@@ -104,17 +105,23 @@ def _read_files(samples: Samples, split: str, track: Track) -> tuple[Samples, li
     files, names = samples.files, samples.paths
     assert files is not None
     began = remembered.now()
-    stamps = np.array([files.stamp(name) for name in names], dtype=np.int64)
+    stamps = files.stamps(names)
     earlier = remembered.recall(files.location, split, names)
+    if earlier is not None and earlier.lacking and _fits_memory(earlier.lacking, len(names)):
+        earlier = None  # small pixels, for which there is memory now
     rows = np.full(len(names), -1) if earlier is None else earlier.rows_of(names, stamps)
     keys = np.zeros(len(names), dtype=KEY)
     small = _SmallPixels(len(names))
     if earlier is not None:
         known = rows >= 0
         keys[known] = earlier.keys[rows[known]]
-        small.put_many(known, None if earlier.pixels is None else earlier.pixels[rows[known]])
+        small.put_many(known, rows, earlier)
     unread: dict[int, str] = {}
     missing = np.flatnonzero(rows < 0)
+    del earlier, rows
+    order = files.nearby(names.take(missing))
+    if order is not None:
+        missing = missing[order]
 
     def read(row: int) -> tuple[int, tuple[int, int], torch.Tensor | str | None]:
         try:
@@ -126,23 +133,26 @@ def _read_files(samples: Samples, split: str, track: Track) -> tuple[Samples, li
             reason = error.strerror if isinstance(error, OSError) else None
             return row, (0, 0), printable(f"{samples.where(row)}: {reason or error}")
 
-    found_ahead = in_threads(read, missing.tolist())
+    found_ahead = in_threads(read, map(int, missing))
     for row, key, found in track(found_ahead, f"reading {split}", len(missing)):
         if isinstance(found, str):
             unread[row] = found
         else:
             keys[row] = key
             small.put(row, found)
-    kept = np.array([row for row in range(len(names)) if row not in unread], dtype=np.int64)
     whole = replace(samples, keys=keys, pixels=small.tensor())
     if unread:
-        whole = whole.take(kept)
-        stamps = stamps[kept]
-    if len(missing) > len(unread) and not small.lacked_memory:
+        kept = np.delete(np.arange(len(names)), list(unread))
+        whole, stamps = whole.take(kept), stamps[kept]
+    if len(missing) > len(unread):
         held = None if whole.pixels is None else whole.pixels.numpy()
-        reading = remembered.Reading(whole.paths, stamps, whole.keys, held)
+        reading = remembered.Reading(whole.paths, stamps, whole.keys, held, small.lacking)
         remembered.remember(files.location, split, reading, began)
-    return whole, list(unread.values())
+    return whole, [unread[row] for row in sorted(unread)]
+
+
+def _fits_memory(shape: tuple[int, ...], count: int) -> bool:
+    return math.prod(shape) * count <= memory_budget()
 
 
 class _SmallPixels:
@@ -152,7 +162,7 @@ class _SmallPixels:
         self._count = count
         self._pixels: np.ndarray | None = None
         self._given_up = False
-        self.lacked_memory = False
+        self.lacking: tuple[int, ...] | None = None  # the shape for which there is no memory
 
     def put(self, row: int, pixels: torch.Tensor | None) -> None:
         """The pixels of a row, or None if it is no small picture."""
@@ -162,25 +172,30 @@ class _SmallPixels:
             assert self._pixels is not None
             self._pixels[row] = pixels.numpy()
 
-    def put_many(self, rows: np.ndarray, pixels: np.ndarray | None) -> None:
-        """Rows as a mask. Without pixels those of the other rows are of no use either."""
-        if not rows.any():
+    def put_many(self, known: np.ndarray, rows: np.ndarray, earlier: "remembered.Reading") -> None:
+        """What an earlier reading has of the known rows, a mask: at these rows of its own.
+
+        Without pixels those of the other rows are of no use either.
+        """
+        if not known.any():
             return
-        if pixels is None:
+        if earlier.pixels is None:
+            self.lacking = earlier.lacking
             self._give_up()
-        elif rows.all():
-            self._pixels = pixels
-        elif self._fits(pixels.shape[1:]):
+        elif known.all() and np.array_equal(rows, np.arange(len(earlier.pixels))):
+            self._pixels = earlier.pixels  # as they are: there may be no room for a copy
+        elif self._fits(earlier.pixels.shape[1:]):
             assert self._pixels is not None
-            self._pixels[rows] = pixels
+            self._pixels[known] = earlier.pixels[rows[known]]
 
     def tensor(self) -> torch.Tensor | None:
         return None if self._pixels is None else torch.from_numpy(self._pixels)
 
     def _fits(self, shape: tuple[int, ...]) -> bool:
         if self._pixels is None and not self._given_up:
-            self.lacked_memory = math.prod(shape) * self._count > memory_budget()
-            if not self.lacked_memory:
+            if not _fits_memory(shape, self._count):
+                self.lacking = shape
+            else:
                 self._pixels = np.zeros((self._count, *shape), dtype=np.uint8)
         if self._pixels is None or self._pixels.shape[1:] != shape:
             self._give_up()
@@ -216,8 +231,11 @@ def read_picture(
 def memory_budget() -> int:
     """Half of the memory that can be had now, in bytes; 2 GiB where the system does not say.
 
-    Processes that train together on a machine have equal shares of it.
+    Processes that train together on a machine have equal shares of it. RESLAB_MEMORY names another
+    number, such as 8GB.
     """
+    if given := os.environ.get("RESLAB_MEMORY"):
+        return size_of(given)
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         # Not "MemFree": what the system keeps of files it gives away when asked.

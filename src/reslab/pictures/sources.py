@@ -1,28 +1,20 @@
-"""DATA as the user names it: a built-in set, a folder, a list, a CSV, or a zip of any of these."""
+"""DATA as the user names it: a built-in set, a folder, a list, a CSV, a zip, packed files."""
 
+from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
-from reslab.disk import real_path, user_path
+from reslab.disk import expanded, real_path, user_path
 from reslab.errors import InputError, nearest
 from reslab.pictures.builtin import BUILTINS, open_builtin
 from reslab.pictures.files import Archive, Files, Folder, is_picture_name, printable
-from reslab.pictures.lists import (
-    SPLIT_NAMES,
-    Entry,
-    is_table,
-    ordered_classes,
-    parse_classes,
-    parse_csv,
-    parse_list,
-    resolve_labels,
-)
+from reslab.pictures.listed import assemble, open_named_lists, open_tree_lists, read_list
+from reslab.pictures.lists import SPLIT_NAMES, is_table, ordered_classes, parse_csv
+from reslab.pictures.packs import is_pack, open_folder_of_packs, open_named_packs
 from reslab.pictures.table import Pictures, Samples
 
-Parsed = tuple[list[Entry], list[str]]
 LIST_FILES = {"train": "train", "validation": "val", "test": "test"}
 
 
@@ -46,6 +38,12 @@ def open_pictures(
     if text in BUILTINS and not path.exists():
         _refuse_companions(text, test=test, val=val, root=root)
         return open_builtin(text, data_root)
+    lists = {
+        split: str(written) for split, written in (("validation", val), ("test", test)) if written
+    }
+    if is_pack(path) and expanded(text)[0].exists():
+        _refuse_companions(text, root=root)
+        return _checked(open_named_packs(text, lists, classes))
     if not text or not path.exists():
         hint = nearest(text, tuple(BUILTINS)) if path.name == text and not path.suffix else ""
         raise InputError(f"{text or 'DATA'}: no such file, folder or built-in data set{hint}")
@@ -56,14 +54,14 @@ def open_pictures(
         _refuse_companions(text, test=test, val=val, root=root)
         return _checked(_open_tree(Archive(path), path.stem, classes, None))
     if path.suffix.lower() in (".txt", ".csv", ".lst", ".list"):
-        lists = {"train": path}
-        for split, companion in (("validation", val), ("test", test)):
-            if companion is not None:
-                lists[split] = user_path(companion)
-        return _checked(_open_named_lists(lists, root, classes))
+        named = {"train": path} | {split: user_path(item) for split, item in lists.items()}
+        return _checked(open_named_lists(named, root, classes))
     if is_picture_name(path.name):
         raise InputError(f"{text}: a single picture is not a data set; name its folder or a list")
-    raise InputError(f"{text}: not a folder, a list (.txt), a CSV (.csv) or a zip (.zip)")
+    raise InputError(
+        f"{text}: not a folder, a list (.txt), a CSV (.csv), a zip (.zip), a tar that is not"
+        " compressed (.tar) or a Parquet file (.parquet)"
+    )
 
 
 def _refuse_companions(data: str, **options: str | Path | None) -> None:
@@ -92,18 +90,20 @@ def _open_tree(
         if present:
             lists[split] = present[0]
     if "train" in lists or "test" in lists:
-        return _open_tree_lists(files, name, lists, classes, root)
+        return open_tree_lists(files, name, lists, classes, root)
     if root is not None:
         raise InputError(f"--root goes with list files, and {name} holds no train.txt")
+    if isinstance(files, Folder) and (packed := open_folder_of_packs(files, name, classes)):
+        return packed
     tops = {folder for folder in files.folders() if "/" not in folder}
     splits = {top: SPLIT_NAMES[top.lower()] for top in tops if top.lower() in SPLIT_NAMES}
     if "train" in splits.values() or (splits and len(splits) == len(tops)):
         return _open_class_folders(files, name, splits)
     tables = [file for file in files.names() if "/" not in file and file.lower().endswith(".csv")]
-    if len(tables) == 1 and is_table(_read(files, tables[0])):
+    if len(tables) == 1 and is_table(read_list(files, tables[0])):
         where = files.where(tables[0])
-        return _assemble(
-            name, files, {None: parse_csv(_read(files, tables[0]), where)}, classes, where
+        return assemble(
+            name, files, {None: parse_csv(read_list(files, tables[0]), where)}, classes, where
         )
     return _open_class_folders(files, name, {"": "train"})
 
@@ -114,26 +114,22 @@ def _open_class_folders(files: Files, name: str, splits: dict[str, str]) -> Pict
     if twice:
         folders = " and ".join(sorted(top for top, split in splits.items() if split == twice[0]))
         raise InputError(f"{files.location}: {folders} both hold the {twice[0]} split; keep one")
-    found: dict[str, list[tuple[str, str]]] = {split: [] for split in splits.values()}
-    class_names: set[str] = set()
-    for folder in files.folders():
-        top, below = "", folder
-        if "" not in splits:
-            top, _, below = folder.partition("/")
-        if top in splits and below and "/" not in below:
-            class_names.add(below)
+    places = _places(files, splits)
+    class_names = {label for _, label in places.values()}
+    classes = ordered_classes(class_names)
+    index = {label: number for number, label in enumerate(classes)}
+    rows = {split: (array("q"), array("q")) for split in splits.values()}
     outside, other = [], []
-    for file in files.names():
-        parts = file.split("/")
-        top = "" if "" in splits else parts[0]
-        inner = parts if top == "" else parts[1:]
+    for row, file in enumerate(files.names()):
+        place = places.get(file.rpartition("/")[0])
         if not is_picture_name(file):
             other.append(file)
-        elif top not in splits or len(inner) < 2:
+        elif place is None:
             outside.append(file)
         else:
-            found[splits[top]].append((file, inner[0]))
-    if not any(found.values()):
+            rows[place[0]][0].append(row)
+            rows[place[0]][1].append(index[place[1]])
+    if not any(len(found) for found, _ in rows.values()):
         raise InputError(
             f"{files.location}: no pictures in class folders; a data folder holds a folder a class,"
             " or train/ and test/ with a folder a class, or train.txt and test.txt"
@@ -141,16 +137,14 @@ def _open_class_folders(files: Files, name: str, splits: dict[str, str]) -> Pict
     unnamed = [printable(name) for name in sorted(class_names) if printable(name) != name]
     if unnamed:
         raise InputError(f"{files.location}: class folders whose names are not UTF-8:", unnamed)
-    classes = ordered_classes(class_names)
-    index = {label: number for number, label in enumerate(classes)}
     table = {
         split: Samples(
-            tuple(file for file, _ in rows),
-            np.array([index[label] for _, label in rows], dtype=np.int64),
+            files.names().take(np.frombuffer(found, np.int64)),
+            np.frombuffer(labels, np.int64),
             files=files,
         )
-        for split, rows in found.items()
-        if rows
+        for split, (found, labels) in rows.items()
+        if len(found)
     }
     if "train" not in table and len(table) < 1:
         raise InputError(f"{files.location}: no pictures to train on")
@@ -162,168 +156,16 @@ def _open_class_folders(files: Files, name: str, splits: dict[str, str]) -> Pict
     return Pictures(name, classes, table, tuple(notes))
 
 
+def _places(files: Files, splits: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """The split and the class of what lies in each folder, if it lies in a class folder."""
+    found = {}
+    for folder in files.folders():
+        top, _, below = ("", "", folder) if "" in splits else folder.partition("/")
+        if top in splits and below:
+            found[folder] = splits[top], below.split("/", 1)[0]
+    return found
+
+
 def _some(names: list[str]) -> str:
     shown = ", ".join(printable(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")
     return f"{len(names):,} file{'s' if len(names) > 1 else ''} ({shown})"
-
-
-# Lists and CSV files.
-
-
-def _open_tree_lists(
-    files: Files,
-    name: str,
-    lists: dict[str, str],
-    classes: tuple[str, ...] | None,
-    root: str | Path | None,
-) -> Pictures:
-    parsed: dict[str | None, Parsed] = {
-        split: _parser(file)(_read(files, file), files.where(file)) for split, file in lists.items()
-    }
-    written, problems, source = _class_file(files)
-    if problems:
-        raise InputError(f"{files.location}: the class file has problems:", problems)
-    pictures = _root(root) if root is not None else files
-    return _assemble(name, pictures, parsed, written or classes, source)
-
-
-def _read(files: Files, name: str) -> bytes:
-    """The bytes of a list or table. Raises InputError naming it."""
-    try:
-        return files.read(name)
-    except OSError as error:
-        raise InputError(f"{files.where(name)}: {error.strerror or error}") from None
-
-
-def _parser(name: str) -> Callable[[bytes, str], Parsed]:
-    return parse_csv if name.lower().endswith(".csv") else parse_list
-
-
-def _class_file(files: Files) -> tuple[tuple[str, ...] | None, list[str], str]:
-    if not files.has("classes.txt"):
-        return None, [], "the model"
-    where = files.where("classes.txt")
-    names, problems = parse_classes(_read(files, "classes.txt"), where)
-    return names, problems, where
-
-
-def _root(root: str | Path) -> Folder:
-    path = user_path(root)
-    if not path.is_dir():
-        raise InputError(f"--root {root}: no such folder")
-    return Folder(path)
-
-
-def _open_named_lists(
-    lists: dict[str, Path], root: str | Path | None, classes: tuple[str, ...] | None
-) -> Pictures:
-    parsed: dict[str | None, Parsed] = {}
-    folder = lists["train"].parent
-    for split, path in lists.items():
-        if not path.is_file():
-            raise InputError(f"{path}: no such {split} list")
-        if root is None and real_path(path.parent) != real_path(folder):
-            raise InputError(
-                f"{path} and {lists['train']} lie in different folders; say with --root what"
-                " their paths are relative to"
-            )
-        data = _read(Folder(path.parent), path.name)
-        parsed[split] = _parser(path.name)(data, str(path))
-    written, problems, source = _class_file(Folder(folder))
-    if problems:
-        raise InputError(f"{folder}: the class file has problems:", problems)
-    files = _root(root) if root is not None else Folder(folder)
-    return _assemble(lists["train"].stem, files, parsed, written or classes, source)
-
-
-def _assemble(
-    name: str,
-    files: Files,
-    parsed: Mapping[str | None, Parsed],
-    classes: tuple[str, ...] | None,
-    classes_source: str,
-) -> Pictures:
-    """Samples from parsed entries; a list with a split column names each entry's split itself."""
-    if len(parsed) > 1:
-        for split, (found, _) in parsed.items():
-            if any(entry.split not in (None, split) for entry in found):
-                raise InputError(
-                    f"{name}: the {split} list has a split column of its own; give one CSV with"
-                    " the column, or one list a split without it"
-                )
-    problems = [problem for _, found in parsed.values() for problem in found]
-    entries = [
-        (entry.split or split or "train", entry)
-        for split, (found, _) in parsed.items()
-        for entry in found
-    ]
-    if classes is None:
-        # An index into nothing cannot be checked: without a class file the labels are the names.
-        for entry in [entry for _, entry in entries if entry.label.startswith("-")]:
-            if entry.label[1:].isdecimal():
-                problems.append(f"{entry.where}: label {entry.label} is out of range")
-        classes = ordered_classes({entry.label for _, entry in entries})
-        classes_source = "the lists"
-    labels, unknown = resolve_labels([entry for _, entry in entries], classes, classes_source)
-    problems += unknown
-    table, repeated, absent = _rows(files, entries, labels)
-    listed = {split: entry.where.rpartition(":")[0] for split, entry in entries}
-    problems += absent
-    if problems:
-        raise InputError(f"{name}: {len(problems):,} problem(s) in the lists:", problems)
-    notes = [f"{repeated:,} line(s) repeat a picture of their own list: it counts each time"]
-    return Pictures(
-        name,
-        classes,
-        {
-            split: Samples(
-                tuple(path for path, _, _ in rows),
-                np.array([label for _, label, _ in rows], dtype=np.int64),
-                files=files,
-                listed=listed[split],
-                lines=np.array([line for _, _, line in rows], dtype=np.int32),
-            )
-            for split, rows in table.items()
-        },
-        tuple(notes if repeated else ()),
-    )
-
-
-def _rows(
-    files: Files, entries: list[tuple[str, Entry]], labels: Sequence[int]
-) -> tuple[dict[str, list[tuple[str, int, int]]], int, list[str]]:
-    """(path, label, line) of each entry by split, how many repeat one of theirs, the problems."""
-    problems = []
-    table: dict[str, list[tuple[str, int, int]]] = {}
-    first: dict[tuple[str, str], tuple[Entry, int]] = {}
-    repeated = 0
-    for (split, entry), label in zip(entries, labels, strict=True):
-        path = _present(files, entry.path)
-        if path is None:
-            problems.append(f"{entry.where}: no such file: {files.where(entry.path)}")
-            continue
-        earlier = first.setdefault((split, path), (entry, label))
-        if earlier[0] is not entry:
-            repeated += 1
-            if earlier[1] != label:
-                problems.append(
-                    f"{entry.where}: {path} has label {entry.label}, and {earlier[0].label} at"
-                    f" {earlier[0].where}"
-                )
-        line = int(entry.where.rpartition(":")[2])
-        table.setdefault(split, []).append((path, label, line))
-    return table, repeated, problems
-
-
-def _present(files: Files, path: str) -> str | None:
-    """The path as it can be read, or None; lists written on Windows may use backslashes."""
-    if "\0" in path:
-        return None
-    for candidate in (path, path.replace("\\", "/")):
-        name = candidate if isinstance(files, Folder) else str(PurePosixPath(candidate))
-        try:
-            if files.has(name):
-                return name
-        except OSError:
-            return None
-    return None

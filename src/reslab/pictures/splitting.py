@@ -6,6 +6,7 @@ import numpy as np
 
 from reslab.errors import InputError
 from reslab.pictures import draws
+from reslab.pictures.content import numbered
 from reslab.pictures.reading import Track, untracked
 from reslab.pictures.settings import Splitting, Together
 from reslab.pictures.table import Pictures, Samples
@@ -54,7 +55,7 @@ def kept_together(samples: Samples, together: Together, track: Track = untracked
         from reslab.pictures.copies.pairs import groups_of, near_pairs
 
         return groups_of(samples, near_pairs(samples, track=track))
-    return np.unique(samples.keys, return_inverse=True)[1]
+    return numbered(samples.keys)[1]
 
 
 def _carve(samples: Samples, numbers: np.ndarray, count: int, start: int) -> np.ndarray | None:
@@ -67,15 +68,23 @@ def _carve(samples: Samples, numbers: np.ndarray, count: int, start: int) -> np.
         return None
     quota = _shares(totals, count)
     taken = np.zeros(len(sizes), dtype=bool)
-    for label in np.flatnonzero(quota):
-        groups = np.flatnonzero(labels == label)
-        left = quota[label]
+    ordered, ends = _by_label(labels, rank)
+    for label in np.flatnonzero(quota).tolist():
+        left = int(quota[label])
         # The last group of a class stays in train, whatever its quota.
-        for member in groups[np.argsort(rank[groups], kind="stable")][:-1]:
+        for member in ordered[ends[label] : ends[label + 1] - 1].tolist():
+            if not left:
+                break
             if sizes[member] <= left:
                 taken[member] = True
-                left -= sizes[member]
+                left -= int(sizes[member])
     return np.asarray(np.flatnonzero(taken[group])) if taken.any() else None
+
+
+def _by_label(labels: np.ndarray, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (N,) by label, then rank, and where each label's begin and end: (classes + 1,)."""
+    ends = np.concatenate([[0], np.cumsum(np.bincount(labels))])
+    return np.lexsort((rank, labels)), ends
 
 
 def _groups(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -125,12 +134,10 @@ def folds_of(samples: Samples, count: int, seed: int, numbers: np.ndarray | None
     if numbers is None:
         numbers = kept_together(samples, "identical")
     of = dealt(samples.labels, numbers, samples.draw_keys, count, seed)
-    spread = [
-        label
-        for label in np.unique(samples.labels)
-        if len(np.unique(of[samples.labels == label])) > 1
-    ]
-    return Folds(of, np.flatnonzero(np.isin(samples.labels, spread)))
+    labels, folds = samples.labels, int(of.max()) + 1
+    held = np.bincount(labels * folds + of, minlength=(labels.max() + 1) * folds)
+    spread = (held.reshape(-1, folds) > 0).sum(1) > 1
+    return Folds(of, np.flatnonzero(spread[labels]))
 
 
 def dealt(
@@ -142,10 +149,10 @@ def dealt(
     rank = draws.uniform(draws.address(seed, "folds"), keys[first], 1)[:, 0]
     held = np.zeros(min(count, len(sizes)), dtype=np.int64)
     fold = np.empty(len(sizes), dtype=np.int64)
-    for label in np.unique(labels):
+    ordered, ends = _by_label(labels, rank)
+    for label in range(len(ends) - 1):
         own = np.zeros_like(held)
-        members = np.flatnonzero(labels == label)
-        for member in members[np.argsort(rank[members], kind="stable")]:
+        for member in ordered[ends[label] : ends[label + 1]].tolist():
             # Where fewest of the class are; of those, where fewest are at all.
             place = np.lexsort((held, own))[0]
             fold[member] = place
@@ -158,8 +165,8 @@ def split_notes(pictures: Pictures) -> list[str]:
     """What the user should hear of the final splits: missing classes, and leaks between them."""
     notes = []
     for split, samples in pictures:
-        present = set(samples.labels.tolist())
-        absent = [name for row, name in enumerate(pictures.classes) if row not in present]
+        counts = np.bincount(samples.labels, minlength=len(pictures.classes))
+        absent = [pictures.classes[label] for label in np.flatnonzero(counts == 0).tolist()]
         if absent:
             shown = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
             notes.append(f"{split} has no picture of {len(absent)} of the classes: {shown}")
@@ -167,10 +174,16 @@ def split_notes(pictures: Pictures) -> list[str]:
     names = [name for name, _ in pictures]
     for row, one in enumerate(names):
         for other in names[row + 1 :]:
-            shared = np.isin(pictures.splits[other].keys, pictures.splits[one].keys).sum()
+            shared = _standing_in(pictures.splits[one], pictures.splits[other])
             if shared:
                 notes.append(f"{shared:,} picture(s) of {other} stand in {one} too, byte for byte")
     return notes
+
+
+def _standing_in(samples: Samples, others: Samples) -> int:
+    """How many of `others` have the content of one of `samples`."""
+    _, number = numbered(np.concatenate([samples.keys, others.keys]))
+    return int(np.isin(number[len(samples.keys) :], number[: len(samples.keys)]).sum())
 
 
 def _conflict_notes(pictures: Pictures) -> list[str]:
@@ -179,7 +192,7 @@ def _conflict_notes(pictures: Pictures) -> list[str]:
     if not len(keys):  # not read yet
         return []
     labels = np.concatenate([samples.labels for _, samples in pictures])
-    _, same = np.unique(keys, return_inverse=True)
+    _, same = numbered(keys)
     lowest = np.full(same.max() + 1, len(pictures.classes))
     highest = np.zeros(same.max() + 1, np.int64)
     np.minimum.at(lowest, same, labels)

@@ -10,8 +10,10 @@ import torch
 from reslab.errors import InputError
 from reslab.pictures.content import KEY
 from reslab.pictures.files import Files
+from reslab.pictures.lists import SPLITS
+from reslab.pictures.names import Names
 
-SPLITS = ("train", "validation", "test")
+_TOGETHER = 1 << 20  # rows that are hashed at a time
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Samples:
     that names the samples, if one does, and `lines` are their lines in it.
     """
 
-    paths: tuple[str, ...]
+    paths: Names
     labels: np.ndarray
     files: Files | None = None
     pixels: torch.Tensor | None = None
@@ -39,7 +41,7 @@ class Samples:
         """The samples at these rows, in this order."""
         return replace(
             self,
-            paths=tuple(self.paths[row] for row in rows),
+            paths=self.paths.take(rows),
             labels=self.labels[rows],
             pixels=None if self.pixels is None else self.pixels[torch.from_numpy(rows)],
             keys=self.keys[rows] if len(self.keys) else self.keys,
@@ -70,7 +72,7 @@ def joined(parts: Sequence[Samples]) -> Samples:
     if not alike and any(part.files is None for part in parts):
         raise AssertionError("pictures without files are of one size")
     return Samples(
-        tuple(path for part in parts for path in part.paths),
+        Names.joined([part.paths for part in parts]),
         np.concatenate([part.labels for part in parts]),
         parts[0].files,
         torch.cat(held) if alike else None,
@@ -80,8 +82,8 @@ def joined(parts: Sequence[Samples]) -> Samples:
 
 def arrangement_of(samples: Samples) -> str:
     """SHA-256 over the contents and classes of samples in their order."""
-    digest = hashlib.sha256(np.ascontiguousarray(samples.keys).tobytes())
-    digest.update(samples.labels.astype("<i8").tobytes())
+    digest = hashlib.sha256(np.ascontiguousarray(samples.keys).view(np.uint64).data)
+    digest.update(np.ascontiguousarray(samples.labels.astype("<i8", copy=False)).data)
     return digest.hexdigest()
 
 
@@ -121,12 +123,12 @@ class Pictures:
         split as they were then; `arrangement` tells whether they still stand where they stood.
         """
         digest = hashlib.sha256("\0".join(self.classes).encode("utf-8", "surrogateescape"))
-        rows = [
-            np.stack([samples.draw_keys, samples.labels.astype(np.uint64)], axis=1)
-            for _, samples in self
-        ]
-        table = np.concatenate(rows)
-        digest.update(table[np.lexsort(table.T)].tobytes())
+        keys = np.concatenate([samples.keys["draw"] for _, samples in self])
+        labels = np.concatenate([samples.labels for _, samples in self]).astype(np.uint64)
+        order = np.lexsort((keys, labels))
+        for start in range(0, len(order), _TOGETHER):
+            rows = order[start : start + _TOGETHER]
+            digest.update(np.stack([keys[rows], labels[rows]], axis=1).data)
         return digest.hexdigest()
 
     def arrangement(self) -> dict[str, str]:

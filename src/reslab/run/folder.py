@@ -27,6 +27,7 @@ _LEFTOVER = re.compile(r"\.[\w-]+\.(toml|json|jsonl|safetensors|csv|png|html)\.\
 _NUMBERS = re.compile(r"\[\n\s+([-+.\deE,\s]+?)\s*\]")  # a list of numbers takes one line
 _OWN_NAME = re.compile(r"(checkpoints/|tensorboard/)?[\w-]+(\.[\w-]+)+")
 RATE_FILES = ("lr.csv", "lr.png")  # of a range test, which may come before a run
+_EXPORTED = ("model.onnx", "model.int8.onnx", "model.pt2")  # of the model that is replaced
 _FILES_OF_0_1_0 = (
     *["recipe.toml", "history.jsonl", MODEL_FILE, "predictions.csv", "curves.png", "preview.png"],
     *[f"checkpoints/{name}.safetensors" for name in ("last", "previous", "best")],
@@ -176,7 +177,8 @@ class Run:
     def _files_of_the_run_before(self) -> list[str]:
         if not (self.path / "run.json").exists():
             return []
-        named = [*(open_run(self.path).info.get("files") or _FILES_OF_0_1_0), "looks.jsonl"]
+        written = open_run(self.path).info.get("files") or _FILES_OF_0_1_0
+        named = [*written, "looks.jsonl", *_EXPORTED]
         # Whoever edited the record does not make us delete what lies elsewhere.
         known = [name for name in named if _OWN_NAME.fullmatch(name)]
         return sorted(known, key="run.json".__eq__)  # last: what is left of a run names its files
@@ -228,6 +230,11 @@ def open_run(path: str | Path, *, writes: bool = True) -> Run:
     try:
         run.info = read_info(run.path / "run.json")
     except FileNotFoundError:
+        if (run.path / "search.json").exists():
+            raise InputError(
+                f"{run.path}: a search, not a run; the same `reslab search` command goes on with"
+                f" it, and `reslab train --recipe {run.path / 'best.toml'}` trains its winner"
+            ) from None
         raise InputError(f"{run.path}: no run folder (it has no run.json)") from None
     except OSError as error:
         raise InputError(f"{run.path / 'run.json'}: cannot be read ({error.strerror})") from None

@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from reslab.disk import write_safely
 from reslab.errors import InputError
 from reslab.pictures.cache import cache_folder, make_room
+from reslab.pictures.content import numbered
 from reslab.pictures.copies.alignment import shared
 from reslab.pictures.copies.signatures import candidates
 from reslab.pictures.copies.thumbs import thumbs_of
@@ -48,7 +49,7 @@ def near_pairs(
     thumbs: as `thumbs_of` gives them, if they are there already.
     Raises InputError where a picture can no longer be read.
     """
-    _, kept = np.unique(samples.keys, return_index=True)  # in the order of their keys
+    kept, _ = numbered(samples.keys)  # in the order of their keys
     name = hashlib.sha256(_FORMAT + samples.keys[kept].tobytes()).hexdigest()[:32]
     path = cache_folder() / "copies" / f"{name}.safetensors"
     table = _recalled(path, len(kept))
@@ -74,7 +75,7 @@ def near_pairs(
 
 def groups_of(samples: Samples, pairs: Pairs) -> np.ndarray:
     """A number for each sample (N,), equal where they are copies of each other, exact or near."""
-    _, first, same = np.unique(samples.keys, return_index=True, return_inverse=True)
+    first, same = numbered(samples.keys)
     rows = np.concatenate([np.arange(len(samples)), pairs.first])
     return _components(rows, np.concatenate([first[same], pairs.second]), len(samples))
 

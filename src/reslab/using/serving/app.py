@@ -18,7 +18,7 @@ from reslab.using.classifier import Classifier
 from reslab.using.explaining import marked_picture
 from reslab.using.prediction import Asked, Explanation, told
 from reslab.using.serving import descriptions as says
-from reslab.using.serving.access import Access, Guard
+from reslab.using.serving.access import WITHOUT_TOKEN, Access, Guard
 from reslab.using.serving.bodies import ClientGoneError, read_pictures
 from reslab.using.serving.desk import Desk, Order
 from reslab.using.serving.limits import RefusedError
@@ -49,6 +49,8 @@ def create_app(service: Service) -> ASGIApp:
     _add_state(app, service)
     _add_page(app)
     _add_errors(app)
+    if service.access.token is not None:
+        _describe_token(app)
     paths = [str(getattr(route, "path", "")) for route in app.routes]
     return Guard(app, service.access, service.desk.metrics, paths)
 
@@ -186,6 +188,21 @@ def _add_state(app: FastAPI, service: Service) -> None:
             "held_bytes": ("Bytes of requests' bodies in memory.", desk.held),
         })  # fmt: skip
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+
+def _describe_token(app: FastAPI) -> None:
+    """Say which paths ask for the token, so that the clients made of the description send it.
+
+    Comes last: a path that is added later has FastAPI describe all anew.
+    """
+    description = app.openapi()
+    description.setdefault("components", {})["securitySchemes"] = {
+        "token": {"type": "http", "scheme": "bearer"}
+    }
+    for path, uses in description["paths"].items():
+        if path not in WITHOUT_TOKEN:
+            for use in uses.values():
+                use["security"] = [{"token": []}]
 
 
 def _add_page(app: FastAPI) -> None:

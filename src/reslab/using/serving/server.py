@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ from reslab.using.serving.metrics import Metrics
 
 _SLACK = 2.0  # seconds that a connection has beyond what its request had
 _DRAIN = 25.0  # seconds; then what is still open is cut
+_LOOK = 0.5  # seconds between two looks at all connections
 _SPARE_FILES = 64  # descriptors that are no connections
 _BUSY, _SLOW, _WRONG = (
     f"HTTP/1.1 {status}\r\n{extra}Connection: close\r\nContent-Length: 0\r\n\r\n".encode()
@@ -87,6 +89,12 @@ class Connection(H11Protocol):
         except h11.LocalProtocolError:  # there is nothing left to be said on it
             self.transport.abort()
 
+    def part_when_answered(self) -> None:
+        """Close if nothing is asked at the moment, else once that is answered."""
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if (answering or self._began is None) and not self.transport.is_closing():
+            self.shutdown()
+
     def watch(self, now: float) -> None:
         """End a connection whose time is over."""
         if self._began is None:
@@ -137,8 +145,24 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         self._told(self.servers[0].sockets[0].getsockname()[1])
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        watching = asyncio.ensure_future(self._watch_the_end())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            watching.cancel()
+
+    async def _watch_the_end(self) -> None:
+        """Keep the limits, and let no connection stay that came in while the others were told."""
+        while True:
+            await asyncio.sleep(_LOOK)
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.part_when_answered()
+                    connection.watch(time.monotonic())
+
     async def on_tick(self, counter: int) -> bool:
-        if counter % 5 == 0:
+        if counter % 5 == 0:  # of 0.1 s each, as _LOOK is
             now = time.monotonic()
             for connection in list(self.server_state.connections):
                 if isinstance(connection, Connection):

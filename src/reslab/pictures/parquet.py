@@ -1,0 +1,261 @@
+"""Parquet files and saved datasets with a column of pictures, as Hugging Face has them.
+
+A picture is the bytes in a struct {bytes, path}, or in a column of bytes; its label an index into
+the names that the file's own description gives, a number or a text. A Parquet file is read a row
+group at a time, a saved dataset through a map of its Arrow files.
+"""
+
+import errno
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from reslab.errors import InputError
+from reslab.pictures.lists import LABEL_COLUMNS, SPLIT_NAMES
+from reslab.pictures.packed import Packed, PackedEntries, PackedList, open_packed
+from reslab.pictures.table import Pictures
+
+IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png")
+_HELD = 1 << 28  # bytes of row groups that are kept decoded
+_OPEN = 64  # files that are open at once
+
+
+class Tables(Packed):
+    """The pictures in columns, by row group or record batch, and row."""
+
+    def __init__(self, location: Path, files: Sequence[Path], *arrays: Any) -> None:
+        super().__init__(location, files, *arrays)
+        self._opened: dict[int, _Table] = {}
+        self._held: OrderedDict[tuple[int, int], Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def _read(self, part: int, place: tuple[int, int], most: int) -> bytes:
+        group, row = place
+        with self._lock:
+            column = self._column(part, group)
+        data = column[row].as_py()
+        if data is None:
+            raise OSError(errno.ENODATA, "the row holds no bytes of a picture")
+        if len(data) > most:
+            raise OSError(errno.EFBIG, f"larger than {most / 1e6:,.0f} MB")
+        return bytes(data)
+
+    def _column(self, part: int, group: int) -> Any:
+        """The bytes of a group's pictures; the groups used last are kept."""
+        key = part, group
+        if key not in self._held:
+            if part not in self._opened:
+                while len(self._opened) >= _OPEN:
+                    self._opened.pop(next(iter(self._opened)))
+                self._opened[part] = open_table(self._files[part])
+            self._held[key] = self._opened[part].pictures(group)
+            while len(self._held) > 1 and sum(one.nbytes for one in self._held.values()) > _HELD:
+                self._held.popitem(last=False)
+        self._held.move_to_end(key)
+        return self._held[key]
+
+    def where(self, name: str) -> str:
+        row = self._row(name)
+        if row is None:
+            return name
+        group, inside = self._places[row].tolist()
+        return f"{self._files[self._parts[row]]}:group {group}, row {inside} ({name})"
+
+
+class _Table:
+    """A Parquet or Arrow file: its columns, and its groups of rows."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self._path = path
+        self._batches: list[Any] | None = None
+        self._parquet: Any = None
+        if path.suffix.lower() == ".arrow":
+            reader = pa.ipc.open_stream(pa.memory_map(str(path)))
+            self.schema = reader.schema
+            self._batches = [batch for batch in reader if len(batch)]
+            self.groups = len(self._batches)
+        else:
+            self._parquet = pq.ParquetFile(path, memory_map=True)
+            self.schema = self._parquet.schema_arrow
+            self.groups = self._parquet.num_row_groups
+        self.features = _features(self.schema.metadata or {})
+        self.image = self._only("pictures", self._image_columns())
+        self.label = self._only("labels", self._label_columns())
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names that the file's own description gives to its labels."""
+        names = self.features.get(self.label, {}).get("names")
+        return tuple(map(str, names)) if isinstance(names, list) else None
+
+    def _image_columns(self) -> list[str]:
+        import pyarrow as pa
+
+        told = [name for name, about in self.features.items() if about.get("_type") == "Image"]
+        kinds = {name: self.schema.field(name).type for name in self.schema.names}
+        structs = [
+            name
+            for name, kind in kinds.items()
+            if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+        ]
+        plain = [
+            name
+            for name, kind in kinds.items()
+            if name.lower() in IMAGE_COLUMNS
+            and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+        ]
+        return [name for name in told if name in kinds] or structs or plain
+
+    def _label_columns(self) -> list[str]:
+        named = [name for name in self.schema.names if name.lower() in LABEL_COLUMNS]
+        told = [
+            name for name in self.schema.names
+            if self.features.get(name, {}).get("_type") == "ClassLabel"
+        ]  # fmt: skip
+        return [name for name in told if name in named] or told or named[:1]
+
+    def _only(self, what: str, columns: list[str]) -> str:
+        if len(columns) != 1:
+            held = ", ".join(columns or self.schema.names)
+            count = "no column" if not columns else "several columns"
+            raise InputError(f"{self._path}: {count} of {what} among {held}")
+        return columns[0]
+
+    def pictures(self, group: int) -> Any:
+        """The bytes of a group's pictures, an Arrow array."""
+        column = self._columns(group, [self.image])[self.image]
+        return column.field("bytes") if self._is_struct else column
+
+    def names_and_labels(self, group: int) -> Iterator[tuple[str | None, Any]]:
+        """What each picture of a group is called, and its label."""
+        inner = self._is_struct and self.schema.field(self.image).type.get_field_index("path") >= 0
+        wanted = [self.label, *([f"{self.image}.path"] if inner else [])]
+        columns = self._columns(group, wanted)
+        labels = columns[self.label].to_pylist()
+        names = columns[self.image].field("path").to_pylist() if inner else [None] * len(labels)
+        return zip(names, labels, strict=True)
+
+    @property
+    def _is_struct(self) -> bool:
+        import pyarrow as pa
+
+        return bool(pa.types.is_struct(self.schema.field(self.image).type))
+
+    def _columns(self, group: int, names: list[str]) -> dict[str, Any]:
+        if self._batches is not None:
+            batch = self._batches[group]
+            return {name.split(".")[0]: batch.column(name.split(".")[0]) for name in names}
+        found = self._parquet.read_row_group(group, columns=names).combine_chunks()
+        return {name: found.column(name).chunk(0) for name in found.column_names}
+
+
+def open_table(path: Path) -> _Table:
+    """A Parquet or Arrow file. Raises InputError if it cannot be read, or pyarrow is absent."""
+    try:
+        import pyarrow as pa
+    except ImportError:
+        raise InputError(
+            f"{path}: Parquet and Arrow files need a package: pip install 'reslab[tables]'"
+        ) from None
+    try:
+        return _Table(path)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{path}: not a readable {path.suffix[1:]} file ({reason})") from None
+
+
+def open_parquet(
+    name: str,
+    location: Path,
+    files: Mapping[str, Sequence[Path]],
+    classes: tuple[str, ...] | None,
+) -> Pictures:
+    """The table of Parquet or Arrow files by split. Raises InputError."""
+    found, told = {}, set()
+    for split, paths in files.items():
+        found[split], names = _entries(paths, name)
+        told |= names
+    if len(told) > 1:
+        raise InputError(f"{location}: its files name different classes, or in another order")
+    own = (told.pop(), str(location)) if told else None
+    return open_packed(name, location, found, Tables, classes, own)
+
+
+def _entries(files: Sequence[Path], name: str) -> tuple[PackedEntries, set[tuple[str, ...]]]:
+    """What the files of a split hold, and how they themselves name the classes."""
+    gathered = PackedList()
+    told: set[tuple[str, ...]] = set()
+    for part, path in enumerate(files):
+        table = open_table(path)
+        class_names = table.class_names
+        told |= {class_names} if class_names else set()
+        number = 0
+        for group in range(table.groups):
+            for row, (called, value) in enumerate(table.names_and_labels(group)):
+                label = _label(value, class_names)
+                if label is None:
+                    gathered.problems.append(f"{path}: row {number} has no label: {value!r}")
+                else:
+                    own = PurePosixPath(called or "").name.replace("\0", "") or f"{number:08d}"
+                    gathered.append(own, label, part, (group, row))
+                number += 1
+    return gathered.entries(files, name), told
+
+
+def _label(value: Any, class_names: tuple[str, ...] | None) -> str | None:
+    """A label as a word; None if it is none."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        known = class_names is not None and 0 <= value < len(class_names)
+        return class_names[value] if known and class_names else str(value)
+    text = value.strip() if isinstance(value, str) else ""
+    return text if text and "\0" not in text else None
+
+
+def open_saved(folder: Path, classes: tuple[str, ...] | None) -> Pictures:
+    """A dataset that Hugging Face's `save_to_disk` wrote. Raises InputError."""
+    splits = {"": folder}
+    if (folder / "dataset_dict.json").is_file():
+        listed = _json(folder / "dataset_dict.json").get("splits")
+        splits = {str(split): folder / str(split) for split in listed or ()}
+    files: dict[str, list[Path]] = {}
+    for written, place in splits.items():
+        split = SPLIT_NAMES.get(written.lower(), "train" if not written else "")
+        if not split or split in files:
+            raise InputError(f"{folder}: split {written!r} is none of train, validation and test")
+        state = _json(place / "state.json")
+        if state.get("_indices_files"):
+            raise InputError(f"{place}: rows chosen by indices; save it by datasets 2.0 or later")
+        parts = [one.get("filename") for one in state.get("_data_files") or ()]
+        if not parts or any(Path(str(part)).name != part for part in parts):
+            raise InputError(f"{place / 'state.json'}: names no data files in its folder")
+        files[split] = [place / part for part in parts]
+    return open_parquet(folder.name, folder, files, classes)
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote a folder."""
+    one = (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    return one or (folder / "dataset_dict.json").is_file()
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _features(metadata: Mapping[bytes, bytes]) -> dict[str, dict[str, Any]]:
+    """What Hugging Face notes of the columns in a file's schema."""
+    try:
+        found = json.loads(metadata[b"huggingface"])["info"]["features"]
+        return {name: about for name, about in found.items() if isinstance(about, dict)}
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}

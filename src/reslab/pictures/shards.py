@@ -1,0 +1,206 @@
+"""Tar shards as WebDataset has them: `key.jpg` and its label, `key.cls` or `key.json`.
+
+Where each picture lies is found once and kept in the cache; a picture is then read by its place.
+No member is unpacked, so names that lead elsewhere could do nothing; they are refused all the same.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from reslab.disk import open_regular
+from reslab.pictures.arrays import keep_arrays, kept_arrays
+from reslab.pictures.cache import cache_folder
+from reslab.pictures.files import is_hidden, is_picture_name, stays_inside
+from reslab.pictures.lists import LABEL_COLUMNS
+from reslab.pictures.names import Names
+from reslab.pictures.packed import Packed, PackedEntries, PackedList, packed_entries
+
+FORMAT = 1
+LARGEST_LABEL = 1 << 20  # bytes of a member that tells a label
+_SLACK = 1 << 24  # bytes after a shard's end that are looked at
+
+
+class Shards(Packed):
+    """The pictures in tar files, read by their places: offset and size."""
+
+    def _read(self, part: int, place: tuple[int, int], most: int) -> bytes:
+        offset, size = place
+        if size > most:
+            raise OSError(errno.EFBIG, f"larger than {most / 1e6:,.0f} MB")
+        with open_regular(self._files[part]) as shard:
+            found = os.fstat(shard.fileno())
+            if (found.st_size, found.st_mtime_ns) != (self._sizes[part], self._times[part, 0]):
+                raise OSError(errno.ESTALE, "the shard has changed since it was opened")
+            shard.seek(offset)
+            data = shard.read(size)
+        if len(data) < size:
+            raise OSError(errno.EIO, "the shard ends within the picture")
+        return data
+
+
+def shard_entries(files: Sequence[Path], name: str) -> PackedEntries:
+    """What the shards hold, from the cache where they have not changed since it was found.
+
+    Raises InputError with everything that is wrong with them.
+    """
+    stats = [path.stat() for path in files]
+    facts = [
+        (os.path.realpath(path), one.st_size, one.st_mtime_ns)
+        for path, one in zip(files, stats, strict=True)
+    ]
+    digest = hashlib.blake2b(repr(facts).encode("utf-8", "surrogateescape"), digest_size=16)
+    kept = cache_folder() / "shards" / f"{digest.hexdigest()}.safetensors"
+    known = kept_arrays(kept, FORMAT)
+    if known is not None:
+        words, arrays = known[0]["words"], known[1]
+        return packed_entries(name, files, Names(arrays.pop("paths")), words=words, **arrays)
+    gathered = PackedList()
+    for part, path in enumerate(files):
+        _index(part, path, gathered)
+    found = gathered.entries(files, name)
+    arrays = {
+        "paths": found.paths.text(),
+        "labels": found.labels,
+        "parts": found.parts,
+        "places": found.places,
+    }
+    keep_arrays(kept, arrays, {"format": FORMAT, "words": list(found.words)})
+    return found
+
+
+@dataclass(frozen=True)
+class _Member:
+    name: str
+    offset: int
+    size: int
+
+
+def _index(part: int, path: Path, gathered: PackedList) -> None:
+    """Add what a shard holds."""
+    wrong: list[str] = []
+    try:
+        with open_regular(path) as file:
+            pictures, labels = _members(file, path, wrong)
+            for key, picture in pictures.items():
+                if key not in labels:
+                    wrong.append(f"{path}:{picture.name}: no label: {key}.cls or {key}.json")
+                    continue
+                word, problem = _label(file, labels[key])
+                if problem:
+                    wrong.append(f"{path}:{labels[key].name}: {problem}")
+                    continue
+                gathered.append(picture.name, word, part, (picture.offset, picture.size))
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        wrong.append(
+            f"{path}: not a readable tar archive ({reason}); a compressed one must be unpacked"
+            " first, for its members have no places of their own"
+        )
+    gathered.problems += wrong
+
+
+def _members(
+    file: BinaryIO, path: Path, wrong: list[str]
+) -> tuple[dict[str, _Member], dict[str, _Member]]:
+    """The pictures and the labels of a shard by their key, in their order."""
+    size = os.fstat(file.fileno()).st_size
+    pictures: dict[str, _Member] = {}
+    labels: dict[str, _Member] = {}
+    seen: set[str] = set()
+    with tarfile.open(fileobj=file, mode="r:") as shard:
+        while (info := shard.next()) is not None:
+            shard.members = []  # type: ignore[attr-defined]  # it would keep all of them
+            name = info.name.removeprefix("./")
+            inside = stays_inside(name)
+            if info.isdir() or (inside and is_hidden(name)):
+                continue
+            problem = _refused(info, size) if inside else "no path inside the archive"
+            if not problem and name in seen:
+                problem = "stands there twice"
+            if problem:
+                wrong.append(f"{path}:{info.name}: {problem}")
+                continue
+            seen.add(name)
+            key, _, suffix = name.rpartition(".")
+            member = _Member(name, info.offset_data, info.size)
+            kind = suffix.lower()
+            if is_picture_name(name):
+                _add(pictures, key, member, path, wrong)
+            elif kind == "cls" or (kind == "json" and key not in labels):
+                _add(labels, key, member, path, wrong, instead=".json")
+        end = shard.offset
+    _refuse_unended(file, end, size, path, wrong)
+    return pictures, labels
+
+
+def _add(
+    found: dict[str, _Member],
+    key: str,
+    member: _Member,
+    path: Path,
+    wrong: list[str],
+    instead: str = "",
+) -> None:
+    """Add a member, which may take the place of one that ends in `instead`."""
+    earlier = found.get(key)
+    if earlier is not None and not (instead and earlier.name.lower().endswith(instead)):
+        wrong.append(
+            f"{path}:{member.name}: and {earlier.name}; a key has one picture and one label"
+        )
+    else:
+        found[key] = member
+
+
+def _refused(info: tarfile.TarInfo, size: int) -> str:
+    """Why a member is not taken, or ""."""
+    if info.issym() or info.islnk():
+        return "a link; shards hold files"
+    if not info.isreg():
+        return "neither a file nor a folder"
+    if info.issparse():
+        return "a sparse file, whose bytes do not lie together; pack it without --sparse"
+    if info.size < 0 or info.offset_data + info.size > size:
+        return "the shard ends within it: it is truncated"
+    return ""
+
+
+def _refuse_unended(file: BinaryIO, end: int, size: int, path: Path, wrong: list[str]) -> None:
+    """Note a shard that does not end as one does: it may be cut off, damaged or two in one."""
+    file.seek(min(end, size))
+    rest = file.read(_SLACK)
+    if len(rest) < 512 or rest[:512].strip(b"\0"):
+        wrong.append(f"{path}: no end of the archive after {end:,} bytes: truncated or damaged")
+    elif rest.strip(b"\0"):
+        wrong.append(f"{path}: holds more after its end; pack it as one archive")
+
+
+def _label(file: BinaryIO, member: _Member) -> tuple[str, str]:
+    """The label that a member tells, and what is wrong with it."""
+    if member.size > LARGEST_LABEL:
+        return "", f"larger than {LARGEST_LABEL / 1e6:,.0f} MB, so no label"
+    file.seek(member.offset)
+    try:
+        text = file.read(member.size).decode("utf-8-sig").strip()
+        if member.name.lower().endswith(".json"):
+            text = _label_in(json.loads(text))
+    except (ValueError, RecursionError):
+        return "", "not UTF-8, or no JSON object"
+    if not text:
+        return "", f"no label; JSON names it {' or '.join(LABEL_COLUMNS[:2])}"
+    return text, "a NUL byte in the label" if "\0" in text else ""
+
+
+def _label_in(found: object) -> str:
+    if isinstance(found, dict):
+        for name in (*LABEL_COLUMNS, "cls"):
+            label = found.get(name)
+            if isinstance(label, str | int) and not isinstance(label, bool):
+                return str(label).strip()
+    return ""
