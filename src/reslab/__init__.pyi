@@ -17,11 +17,12 @@ from reslab.using.check import Checked
 from reslab.using.classifier import Classifier as Classifier
 from reslab.using.evaluation import Evaluation
 from reslab.using.exporting import export as export
+from reslab.using.predicting import predict as predict
 from reslab.using.prediction import Explanation as Explanation
 from reslab.using.prediction import Prediction as Prediction
 
 __version__: str
-__all__ = ['Classifier', 'Explanation', 'InputError', 'Prediction', 'Recipe', 'Run', 'Search', 'check', 'compare', 'evaluate', 'export', 'find_lr', 'load_recipe', 'report', 'resume', 'search', 'train']
+__all__ = ['Classifier', 'Explanation', 'InputError', 'Prediction', 'Recipe', 'Run', 'Search', 'check', 'compare', 'evaluate', 'export', 'find_lr', 'load_recipe', 'predict', 'report', 'resume', 'search', 'train']
 
 def check(
     data: str | Path,
@@ -53,8 +54,8 @@ def check(
     No picture is changed, moved or deleted. Raises InputError if the data cannot be opened.
 
     Options, as they are if not given:
-        test: The test list that goes with a list or CSV.
-        val: The validation list that goes with a list or CSV.
+        test: The test list that goes with a list or CSV, or the test files with packed ones.
+        val: The validation list that goes with a list or CSV, or the files with packed ones.
         root: The folder a list's paths are relative to; the list's own if not given.
         data_root: Where built-in data lies; else RESLAB_DATA, else the cache.
         leave_out_unreadable: Go on without pictures that cannot be read, and list them.
@@ -88,8 +89,8 @@ def evaluate(
     Raises InputError if the data holds a class that the model does not know.
 
     Options, as they are if not given:
-        test: The test list that goes with a list or CSV.
-        val: The validation list that goes with a list or CSV.
+        test: The test list that goes with a list or CSV, or the test files with packed ones.
+        val: The validation list that goes with a list or CSV, or the files with packed ones.
         root: The folder a list's paths are relative to; the list's own if not given.
         data_root: Where built-in data lies; else RESLAB_DATA, else the cache.
         leave_out_unreadable: Go on without pictures that cannot be read, and list them.
@@ -128,6 +129,7 @@ def find_lr(
     epochs: int | None = None,
     batch_size: int | None = None,
     micro_batch: int | None = None,
+    parts: int | None = None,
     eval_batch_size: int | None = None,
     shuffle: bool | None = None,
     folds: int | None = None,
@@ -150,8 +152,8 @@ def find_lr(
     Raises InputError for anything the user can mend, a solved head included: it has no rate.
 
     Options, as they are if not given:
-        test: The test list that goes with a list or CSV.
-        val: The validation list that goes with a list or CSV.
+        test: The test list that goes with a list or CSV, or the test files with packed ones.
+        val: The validation list that goes with a list or CSV, or the files with packed ones.
         root: The folder a list's paths are relative to; the list's own if not given.
         data_root: Where built-in data lies; else RESLAB_DATA, else the cache.
         leave_out_unreadable: Go on without pictures that cannot be read, and list them.
@@ -182,6 +184,9 @@ def find_lr(
         micro_batch: How many pictures pass through the network at a time; the gradients of a batch
             are summed over its parts, and batch norm sees each part on its own. The whole if left
             out.
+        parts: Cut each batch into so many parts, which several processes share under torchrun:
+            gradients are summed in one order, so that their number changes no bit. Batch norm sees
+            each part on its own. 4 under torchrun; a batch is whole if left out.
         eval_batch_size: Pictures a forward pass where nothing trains.
         shuffle: Whether each epoch has an order of its own.
         folds: Judge a solved head's strengths by cross-validation in so many folds of the training
@@ -233,6 +238,7 @@ def search(
     epochs: int | None = None,
     batch_size: int | None = None,
     micro_batch: int | None = None,
+    parts: int | None = None,
     eval_batch_size: int | None = None,
     shuffle: bool | None = None,
     folds: int | None = None,
@@ -263,8 +269,8 @@ def search(
     trial that came to its end saved.
 
     Options, as they are if not given:
-        test: The test list that goes with a list or CSV.
-        val: The validation list that goes with a list or CSV.
+        test: The test list that goes with a list or CSV, or the test files with packed ones.
+        val: The validation list that goes with a list or CSV, or the files with packed ones.
         root: The folder a list's paths are relative to; the list's own if not given.
         data_root: Where built-in data lies; else RESLAB_DATA, else the cache.
         leave_out_unreadable: Go on without pictures that cannot be read, and list them.
@@ -295,6 +301,9 @@ def search(
         micro_batch: How many pictures pass through the network at a time; the gradients of a batch
             are summed over its parts, and batch norm sees each part on its own. The whole if left
             out.
+        parts: Cut each batch into so many parts, which several processes share under torchrun:
+            gradients are summed in one order, so that their number changes no bit. Batch norm sees
+            each part on its own. 4 under torchrun; a batch is whole if left out.
         eval_batch_size: Pictures a forward pass where nothing trains.
         shuffle: Whether each epoch has an order of its own.
         folds: Judge a solved head's strengths by cross-validation in so many folds of the training
@@ -349,6 +358,7 @@ def train(
     epochs: int | None = None,
     batch_size: int | None = None,
     micro_batch: int | None = None,
+    parts: int | None = None,
     eval_batch_size: int | None = None,
     shuffle: bool | None = None,
     folds: int | None = None,
@@ -379,8 +389,8 @@ def train(
     after a signal, with the state saved.
 
     Options, as they are if not given:
-        test: The test list that goes with a list or CSV.
-        val: The validation list that goes with a list or CSV.
+        test: The test list that goes with a list or CSV, or the test files with packed ones.
+        val: The validation list that goes with a list or CSV, or the files with packed ones.
         root: The folder a list's paths are relative to; the list's own if not given.
         data_root: Where built-in data lies; else RESLAB_DATA, else the cache.
         leave_out_unreadable: Go on without pictures that cannot be read, and list them.
@@ -411,6 +421,9 @@ def train(
         micro_batch: How many pictures pass through the network at a time; the gradients of a batch
             are summed over its parts, and batch norm sees each part on its own. The whole if left
             out.
+        parts: Cut each batch into so many parts, which several processes share under torchrun:
+            gradients are summed in one order, so that their number changes no bit. Batch norm sees
+            each part on its own. 4 under torchrun; a batch is whole if left out.
         eval_batch_size: Pictures a forward pass where nothing trains.
         shuffle: Whether each epoch has an order of its own.
         folds: Judge a solved head's strengths by cross-validation in so many folds of the training

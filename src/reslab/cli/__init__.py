@@ -27,7 +27,7 @@ COMMANDS = {  # the module of each, which is imported when the command is asked 
     "check": "check",
     "search": "search",
     "evaluate": "use",
-    "predict": "use",
+    "predict": "predict",
     "explain": "use",
     "summary": "use",
     "report": "look",
@@ -41,7 +41,7 @@ for _name, _module in COMMANDS.items():
     app.command(f"reslab.cli.{_module}:{_name}", name=_name)
 
 
-SHARED = ("train", "resume")  # by several processes under torchrun
+SHARED = ("train", "resume", "predict")  # by several processes under torchrun
 
 
 def run_command(tokens: Sequence[str]) -> None:

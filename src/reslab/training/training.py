@@ -241,7 +241,7 @@ def _to_the_end(session: Session, *, fresh: bool) -> Run:
     with catching_signals() as caught, session.failing_safely():
         team().asked = caught
         _compute_features(session, caught)
-        _learn(session, caught)
+        _learn(session)
     if digest_of(prepared.network, prepared.frozen) != frozen:
         raise AssertionError("the frozen part changed")
     publish(session)
@@ -265,7 +265,7 @@ def _compute_features(session: Session, caught: list[int]) -> None:
         session.note_features("head_features", report)
 
 
-def _learn(session: Session, caught: list[int]) -> None:
+def _learn(session: Session) -> None:
     """Train or solve to the last epoch or strength, keeping the best weights and the state."""
     events, steps = _events(session)
     with closing(followed(session, events, steps)) as seen:  # shown no more once it has stopped
@@ -277,7 +277,8 @@ def _learn(session: Session, caught: list[int]) -> None:
                 team().wait()  # who ends before the others are done might be taken for lost
                 raise stopped
     session.save()
-    _stop_if_asked(session, caught)
+    if number := team().most(max(team().asked, default=0)):
+        raise session.interrupted(number)
     progress, recipe = session.state.progress, session.prepared.recipe
     if progress.epoch < recipe.epochs:
         session.display.say(
