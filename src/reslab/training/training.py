@@ -90,9 +90,7 @@ def train(
     display = Display(quiet=quiet, silent=not team().leads)
     changes = changes_of(taken(options, Recipe), fields)
     staged = staged_plan(plan, minutes, recipe, changes, watch_test=watch_test)
-    # What can be wrong with the command is found before the data is read.
-    chosen = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
-    (chosen or Recipe()).with_fields(changes)
+    chosen = _named(recipe, changes)
     launch = launch_name(str(data), options, changes, chosen)
     asked = _asked(watch_test, language, tensorboard) | by_plan(staged) | {"launch": launch}
     device = _device(device)
@@ -100,8 +98,7 @@ def train(
     earlier = team().led(lambda: earlier_run(launch, out, overwrite=overwrite))
     if earlier is not None:
         return _go_on(earlier, None, None, device, display, began)
-    source = DataSource.named(data, taken(options, DataSource))
-    pictures = _read(source, display)
+    pictures = _read(source := DataSource.named(data, taken(options, DataSource)), display)
     chosen = whole_recipe(staged, chosen or default_recipe(pictures), changes)
     refuse_inside_data(user_path(out or "runs"), user_path(str(data)))
     chosen = with_whole_paths(in_parts(chosen) if staged is None else chosen)
@@ -116,6 +113,13 @@ def train(
             if staged is not None:
                 return work_by_plan(run, prepared, device, display, staged, began, minutes)
             return _to_the_end(Session.open(run, prepared, device, display, began), fresh=True)
+
+
+def _named(recipe: str | Path | Recipe | None, changes: Mapping[str, Any]) -> Recipe | None:
+    """The recipe that is named, if any; what is wrong with it is found before the data is read."""
+    chosen = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
+    (chosen or Recipe()).with_fields(changes)
+    return chosen
 
 
 def _device(asked: str) -> str:
