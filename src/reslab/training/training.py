@@ -95,8 +95,7 @@ def train(
     asked = _asked(watch_test, language, tensorboard) | by_plan(staged) | {"launch": launch}
     device = _device(device)
     start_clock(minutes, began, str(changes.get("network") or (chosen or Recipe()).network))
-    earlier = team().led(lambda: earlier_run(launch, out, overwrite=overwrite))
-    if earlier is not None:
+    if (earlier := team().led(lambda: earlier_run(launch, out, overwrite=overwrite))) is not None:
         return _go_on(earlier, None, None, device, display, began)
     pictures = _read(source := DataSource.named(data, taken(options, DataSource)), display)
     chosen = whole_recipe(staged, chosen or default_recipe(pictures), changes)
