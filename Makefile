@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test long fuzz browser lint docs bench clean
+.PHONY: demo test long gpu fuzz browser lint docs bench clean
 
 $(VENV)/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -35,7 +35,13 @@ browser: $(VENV)/ready
 long: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet schemathesis
 	RESLAB_LONG=1 $(BIN)/python -m pytest -s tests/test_faults.py tests/test_features.py \
-	  tests/test_nothing_slips.py tests/test_properties.py tests/test_hostile_requests.py
+	  tests/test_nothing_slips.py tests/test_properties.py tests/test_hostile_requests.py tests/test_processes.py
+
+# The tests that need a GPU, exactness on it, and the times of cifar10-fast and of extraction.
+gpu: $(VENV)/ready
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+	  $(BIN)/python -m pytest -m gpu && $(BIN)/python benchmarks/gpu.py; \
+	else echo "make gpu: torch finds no CUDA device here, so nothing was run"; fi
 
 # An hour: what reads strangers' bytes, guided by coverage.
 fuzz: $(VENV)/ready

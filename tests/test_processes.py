@@ -18,7 +18,7 @@ import reslab
 from launching import ended, started
 from reslab.learning.loop import gradients_of
 from reslab.learning.loss import Loss
-from reslab.learning.parts.part import Moment
+from reslab.learning.parts.part import Moment, Part
 from reslab.learning.parts.stochastic_depth import StochasticDepth
 from reslab.learning.pieces import Pieces, _over_all, nodes_within, tree_sum
 from reslab.pictures import draws
@@ -103,7 +103,7 @@ def test_two_processes_give_the_bits_of_one_and_one_message(
 ):
     """Bit for bit what a plain run in four parts gives; then what goes wrong is said once."""
     monkeypatch.chdir(tmp_path)
-    todo = trainings(split_photos, weights, FIVE if LONG else ("mnist", "average", "layer"))
+    todo = trainings(split_photos, weights, FIVE if LONG else ("average", "layer"))
     for name, (data, options) in todo.items():
         reslab.train(data, out=tmp_path / "one" / name, parts=4, quiet=True, **options)
     for count in (1, 2, 3, 4) if LONG else (2,):
@@ -120,7 +120,7 @@ def test_two_processes_give_the_bits_of_one_and_one_message(
             assert len(said) == 3, said
             assert "/nowhere: no such file" in said[0] + said[1]
             assert "process 1 of 2" in said[2]
-            recipe = reslab.load_recipe(tmp_path / "2" / "mnist" / "recipe.toml")
+            recipe = reslab.load_recipe(tmp_path / "2" / "layer" / "recipe.toml")
             assert recipe.parts == 4  # so that it can be repeated without torchrun
 
 
@@ -184,6 +184,24 @@ def step_of(network, team, device="cpu"):
     return [torch.tensor(loss), *gradients, *[value.clone() for value in network.buffers()]]
 
 
+def test_each_part_has_draws_of_its_own():
+    noted = []
+
+    class Noting(Part):
+        def passing(self, moment):
+            noted.append(moment.address("step"))
+
+    def compute(part, wanted, moment, count):
+        noted.append(moment.address("step"))
+        return gradients_of(network, part, wanted, Loss(), 1, count, plain)
+
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    plain = torch.autocast("cpu", torch.bfloat16, enabled=False)
+    made = [(torch.ones(1, 1, 2, 2), torch.zeros(1).long())] * 4
+    Pieces(4, Team(), network, (Noting(),), "cpu").step(made, 4, Moment(0, 0, 3, 10), compute)
+    assert noted == [(0, "step", 0, 3, piece) for piece in range(4) for _ in range(2)]
+
+
 def test_chance_and_statistics_belong_to_the_part_and_not_to_the_process():
     alone = step_of(Layers(), Team())
     told = []
@@ -210,7 +228,7 @@ def test_more_processes_than_parts_are_refused(monkeypatch):
 
 
 def test_a_part_without_pictures_is_refused(split_photos, tmp_path):
-    with pytest.raises(reslab.InputError, match=r"parts = 9: a batch may hold 8 pictures"):
+    with pytest.raises(reslab.InputError, match=r"parts = 9: a batch may hold 7 pictures"):
         reslab.train(split_photos, out=tmp_path / "run", batch_size=8, parts=9, quiet=True)
 
 
@@ -259,6 +277,7 @@ def test_killed_at_random_with_other_numbers_of_processes(tmp_path):
             fallen = time.monotonic()
             told = ended(processes, 60)
             since = max(since, time.monotonic() - fallen)
+            print(f"kill {kills}: {count} processes, {since:.1f} s at most", flush=True)
             assert all(status != 0 for status, _, _ in told), (kills, told)
     with started(2, COMMAND, *words, "--out", out) as processes:
         assert [status for status, _, _ in ended(processes, 600)] == [0, 0]
@@ -289,3 +308,42 @@ def test_a_signal_to_one_process_ends_all(tmp_path, what):
     assert time.monotonic() - begun < 60
     assert [status for status, _, _ in told] == [128 + number] * 2, told
     assert sum(error.count("reslab: stopped") for _, _, error in told) == 1
+
+
+@pytest.mark.skipif(not LONG, reason="starts torchrun; RESLAB_LONG=1 runs it")
+def test_torchruns_restarts_go_on_with_the_run(tmp_path):
+    """One process is killed twice; the third start ends the run, bit for bit."""
+    import signal
+    import subprocess
+    import sys
+
+    out = tmp_path / "run"
+    command = [
+        *[sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+        *["--max-restarts", "3", "-m", "reslab", "train", "digits", "--recipe", "mnist-fast"],
+        *["--batch-size", "60", "--epochs", "20", "--checkpoint-every", "3steps", "--quiet"],
+        *["--out", str(out)],
+    ]
+    log = tmp_path / "log"
+    with log.open("wb") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said)
+        killed: set[int] = set()
+        while process.poll() is None and len(killed) < 2:
+            time.sleep(0.2)
+            try:
+                told = json.loads((out / "run.json").read_text())["process"]
+                number = int(told.split()[1])
+            except (OSError, KeyError, IndexError):
+                continue
+            last = out / "checkpoints" / "last.safetensors"
+            if number in killed or time.time() - last.stat().st_mtime > 1:
+                continue
+            os.kill(number, signal.SIGKILL)
+            killed.add(number)
+        assert process.wait(600) == 0, log.read_text()
+    assert len(killed) == 2
+    whole = reslab.train(
+        "digits", recipe="mnist-fast", batch_size=60, epochs=20, parts=4, quiet=True,
+        out=tmp_path / "whole",
+    )  # fmt: skip
+    assert digests(out) == digests(whole.path)

@@ -17,11 +17,12 @@ from reslab.using.check import Checked
 from reslab.using.classifier import Classifier as Classifier
 from reslab.using.evaluation import Evaluation
 from reslab.using.exporting import export as export
+from reslab.using.predicting import predict as predict
 from reslab.using.prediction import Explanation as Explanation
 from reslab.using.prediction import Prediction as Prediction
 
 __version__: str
-__all__ = ['Classifier', 'Explanation', 'InputError', 'Prediction', 'Recipe', 'Run', 'Search', 'check', 'compare', 'evaluate', 'export', 'find_lr', 'load_recipe', 'report', 'resume', 'search', 'train']
+__all__ = ['Classifier', 'Explanation', 'InputError', 'Prediction', 'Recipe', 'Run', 'Search', 'check', 'compare', 'evaluate', 'export', 'find_lr', 'load_recipe', 'predict', 'report', 'resume', 'search', 'train']
 
 def check(
     data: str | Path,
@@ -128,6 +129,7 @@ def find_lr(
     epochs: int | None = None,
     batch_size: int | None = None,
     micro_batch: int | None = None,
+    parts: int | None = None,
     eval_batch_size: int | None = None,
     shuffle: bool | None = None,
     folds: int | None = None,
@@ -182,6 +184,9 @@ def find_lr(
         micro_batch: How many pictures pass through the network at a time; the gradients of a batch
             are summed over its parts, and batch norm sees each part on its own. The whole if left
             out.
+        parts: Cut each batch into so many parts, which several processes share under torchrun:
+            gradients are summed in one order, so that their number changes no bit. Batch norm sees
+            each part on its own. 4 under torchrun; a batch is whole if left out.
         eval_batch_size: Pictures a forward pass where nothing trains.
         shuffle: Whether each epoch has an order of its own.
         folds: Judge a solved head's strengths by cross-validation in so many folds of the training
@@ -233,6 +238,7 @@ def search(
     epochs: int | None = None,
     batch_size: int | None = None,
     micro_batch: int | None = None,
+    parts: int | None = None,
     eval_batch_size: int | None = None,
     shuffle: bool | None = None,
     folds: int | None = None,
@@ -295,6 +301,9 @@ def search(
         micro_batch: How many pictures pass through the network at a time; the gradients of a batch
             are summed over its parts, and batch norm sees each part on its own. The whole if left
             out.
+        parts: Cut each batch into so many parts, which several processes share under torchrun:
+            gradients are summed in one order, so that their number changes no bit. Batch norm sees
+            each part on its own. 4 under torchrun; a batch is whole if left out.
         eval_batch_size: Pictures a forward pass where nothing trains.
         shuffle: Whether each epoch has an order of its own.
         folds: Judge a solved head's strengths by cross-validation in so many folds of the training
@@ -349,6 +358,7 @@ def train(
     epochs: int | None = None,
     batch_size: int | None = None,
     micro_batch: int | None = None,
+    parts: int | None = None,
     eval_batch_size: int | None = None,
     shuffle: bool | None = None,
     folds: int | None = None,
@@ -411,6 +421,9 @@ def train(
         micro_batch: How many pictures pass through the network at a time; the gradients of a batch
             are summed over its parts, and batch norm sees each part on its own. The whole if left
             out.
+        parts: Cut each batch into so many parts, which several processes share under torchrun:
+            gradients are summed in one order, so that their number changes no bit. Batch norm sees
+            each part on its own. 4 under torchrun; a batch is whole if left out.
         eval_batch_size: Pictures a forward pass where nothing trains.
         shuffle: Whether each epoch has an order of its own.
         folds: Judge a solved head's strengths by cross-validation in so many folds of the training

@@ -7,6 +7,7 @@ message: each beats in the store that torchrun keeps, and watches the others' be
 
 import json
 import os
+import secrets
 import sys
 import threading
 import time
@@ -26,6 +27,7 @@ Value = TypeVar("Value")
 SIGNALS = (1, 2, 15)  # SIGHUP, SIGINT, SIGTERM
 HANGS = 40.0  # seconds without a beat after which a process counts as lost
 _BEAT = 1.0  # seconds
+_MEETING = 300.0  # seconds that the first process waits for the last
 _GRACE = 10.0  # seconds that a failed team's process has to come to its own end
 _PATIENCE = timedelta(days=1)  # of a collective: what hangs is known by its beats, long before
 
@@ -141,12 +143,11 @@ class Team:
 
     def _what_happened(self, error: RuntimeError) -> Exception:
         try:
-            for _ in range(20):  # who fails says so before it ends
+            before = self._beats()
+            for _ in range(30):  # who fails says so before it ends
                 if (told := self._failure()) is not None:
                     return told
-                time.sleep(0.1)
-            before = self._beats()
-            time.sleep(3 * _BEAT)
+                time.sleep(_BEAT / 10)
             now = self._beats()
             lost = [rank for rank in range(self.count) if now[rank] in (before[rank], "left")]
             lost = [rank for rank in lost if rank != self.rank]
@@ -224,7 +225,6 @@ class Team:
 
 
 _team = Team()
-_joined = 0
 
 
 def team() -> Team:
@@ -256,26 +256,62 @@ def _join() -> Team:
     """Meet the others where torchrun says."""
     if os.environ["WORLD_SIZE"] == "1":
         return Team()
-    global _joined
-    _joined += 1  # a process may train more than once, and all do so in one order
-    store, rank, count = _meet()
+    store, rank, count = _connect()
+    meeting = _meet(store, rank, count)
+    store = dist.PrefixStore(meeting, store)  # type: ignore[attr-defined]
     found = Team(rank, count, _store=store)
     store.set(f"beat/{rank}", "0")
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     within = dist.PrefixStore("collectives", store)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=within, rank=rank, world_size=count, timeout=_PATIENCE)
     found.wait()
-    second = _meet()[0]  # a connection that nothing holds up
+    # A connection that nothing holds up.
+    second = dist.PrefixStore(meeting, _connect()[0])  # type: ignore[attr-defined]
     threading.Thread(target=found.watch, args=(second,), daemon=True).start()
     return found
 
 
-def _meet() -> tuple[Any, int, int]:
+def _connect() -> tuple[Any, int, int]:
     """(store, rank, count) as torchrun has arranged them."""
     from torch.distributed.rendezvous import rendezvous
 
     store, rank, count = next(iter(rendezvous("env://")))
-    return dist.PrefixStore(f"reslab/{_joined}", store), rank, count  # type: ignore[attr-defined]
+    return store, rank, count
+
+
+def _meet(store: Any, rank: int, count: int) -> str:
+    """A name for this meeting of just these processes.
+
+    The store may hold what those said that torchrun had started before them: the leader answers who
+    greets, and goes on when all have come to the name that it answered with.
+    """
+    own = secrets.token_hex(8)
+    until = time.monotonic() + _MEETING
+    if rank == 0:
+        answered: dict[int, str] = {}
+        missing = set(range(1, count))
+        while missing and time.monotonic() < until:
+            for other in sorted(missing):
+                if store.check([f"{own}/{other}"]):
+                    missing.discard(other)
+                elif store.check([f"greeting/{other}"]):
+                    said = store.get(f"greeting/{other}").decode()
+                    if answered.get(other) != said:
+                        store.set(f"answer/{other}", f"{said} {own}")
+                        answered[other] = said
+            time.sleep(0.02)
+        if not missing:
+            return own
+    else:
+        store.set(f"greeting/{rank}", own)
+        while time.monotonic() < until:
+            if store.check([f"answer/{rank}"]):
+                said, name = store.get(f"answer/{rank}").decode().split()
+                if said == own:
+                    store.set(f"{name}/{rank}", "here")
+                    return str(name)
+            time.sleep(0.02)
+    raise LostProcessError(f"the {count} processes do not meet; has one ended before it began?")
 
 
 def _status(error: BaseException) -> int:

@@ -28,7 +28,14 @@ from reslab.run.folder import Run, new_run_folder, open_run, refuse_inside_data
 from reslab.run.interruption import catching_signals
 from reslab.run.lock import holding
 from reslab.training.anytime.plan import Plan
-from reslab.training.anytime.story import by_plan, plan_of, staged_plan, whole_recipe, work_by_plan
+from reslab.training.anytime.story import (
+    by_plan,
+    plan_of,
+    staged_plan,
+    start_clock,
+    whole_recipe,
+    work_by_plan,
+)
 from reslab.training.continuing import differences, refuse_changed, refuse_extension
 from reslab.training.description import announce, description, digest_of, say_what_has_no_part
 from reslab.training.event_files import refuse_without_tensorboard
@@ -89,6 +96,7 @@ def train(
     launch = launch_name(str(data), options, changes, chosen)
     asked = _asked(watch_test, language, tensorboard) | by_plan(staged) | {"launch": launch}
     device = _device(device)
+    start_clock(minutes, began, str(changes.get("network") or (chosen or Recipe()).network))
     earlier = team().led(lambda: earlier_run(launch, out, overwrite=overwrite))
     if earlier is not None:
         return _go_on(earlier, None, None, device, display, began)
@@ -190,6 +198,8 @@ def _go_on(
 ) -> Run:
     """Go on with a run, as `resume` says."""
     opened = open_run(path, writes=team().leads)
+    if opened.info.get("by_plan"):
+        start_clock(minutes, began, str(opened.info.get("network")))
     with _held(opened):
         team().wait()
         opened = open_run(path, writes=team().leads)  # again, now that no other process writes it
@@ -231,7 +241,7 @@ def _to_the_end(session: Session, *, fresh: bool) -> Run:
     with catching_signals() as caught, session.failing_safely():
         team().asked = caught
         _compute_features(session, caught)
-        _learn(session, caught)
+        _learn(session)
     if digest_of(prepared.network, prepared.frozen) != frozen:
         raise AssertionError("the frozen part changed")
     publish(session)
@@ -255,7 +265,7 @@ def _compute_features(session: Session, caught: list[int]) -> None:
         session.note_features("head_features", report)
 
 
-def _learn(session: Session, caught: list[int]) -> None:
+def _learn(session: Session) -> None:
     """Train or solve to the last epoch or strength, keeping the best weights and the state."""
     events, steps = _events(session)
     with closing(followed(session, events, steps)) as seen:  # shown no more once it has stopped
@@ -267,7 +277,8 @@ def _learn(session: Session, caught: list[int]) -> None:
                 team().wait()  # who ends before the others are done might be taken for lost
                 raise stopped
     session.save()
-    _stop_if_asked(session, caught)
+    if number := team().most(max(team().asked, default=0)):
+        raise session.interrupted(number)
     progress, recipe = session.state.progress, session.prepared.recipe
     if progress.epoch < recipe.epochs:
         session.display.say(
