@@ -100,6 +100,7 @@ def test_a_store_over_its_budget_reads_in_the_packs_order_and_gives_the_samples(
         without = type(samples)(samples.paths, samples.labels, samples.files, keys=samples.keys)
         stores.append(PixelStore(without, record).fill(budget=0))
     rows = torch.tensor([5, 0, 35, 8])
+    monkeypatch.setattr(PixelStore, "read", None)  # a row in a wrong place would be decoded again
     assert torch.equal(stores[0].take(rows), stores[1].take(rows))
     places = samples.files.nearby(samples.paths)
     assert sorted(places.tolist()) == list(range(len(samples)))
