@@ -53,8 +53,8 @@ def check(
     No picture is changed, moved or deleted. Raises InputError if the data cannot be opened.
 
     Options, as they are if not given:
-        test: The test list that goes with a list or CSV.
-        val: The validation list that goes with a list or CSV.
+        test: The test list that goes with a list or CSV, or the test files with packed ones.
+        val: The validation list that goes with a list or CSV, or the files with packed ones.
         root: The folder a list's paths are relative to; the list's own if not given.
         data_root: Where built-in data lies; else RESLAB_DATA, else the cache.
         leave_out_unreadable: Go on without pictures that cannot be read, and list them.
@@ -88,8 +88,8 @@ def evaluate(
     Raises InputError if the data holds a class that the model does not know.
 
     Options, as they are if not given:
-        test: The test list that goes with a list or CSV.
-        val: The validation list that goes with a list or CSV.
+        test: The test list that goes with a list or CSV, or the test files with packed ones.
+        val: The validation list that goes with a list or CSV, or the files with packed ones.
         root: The folder a list's paths are relative to; the list's own if not given.
         data_root: Where built-in data lies; else RESLAB_DATA, else the cache.
         leave_out_unreadable: Go on without pictures that cannot be read, and list them.
@@ -151,8 +151,8 @@ def find_lr(
     Raises InputError for anything the user can mend, a solved head included: it has no rate.
 
     Options, as they are if not given:
-        test: The test list that goes with a list or CSV.
-        val: The validation list that goes with a list or CSV.
+        test: The test list that goes with a list or CSV, or the test files with packed ones.
+        val: The validation list that goes with a list or CSV, or the files with packed ones.
         root: The folder a list's paths are relative to; the list's own if not given.
         data_root: Where built-in data lies; else RESLAB_DATA, else the cache.
         leave_out_unreadable: Go on without pictures that cannot be read, and list them.
@@ -268,8 +268,8 @@ def search(
     trial that came to its end saved.
 
     Options, as they are if not given:
-        test: The test list that goes with a list or CSV.
-        val: The validation list that goes with a list or CSV.
+        test: The test list that goes with a list or CSV, or the test files with packed ones.
+        val: The validation list that goes with a list or CSV, or the files with packed ones.
         root: The folder a list's paths are relative to; the list's own if not given.
         data_root: Where built-in data lies; else RESLAB_DATA, else the cache.
         leave_out_unreadable: Go on without pictures that cannot be read, and list them.
@@ -388,8 +388,8 @@ def train(
     after a signal, with the state saved.
 
     Options, as they are if not given:
-        test: The test list that goes with a list or CSV.
-        val: The validation list that goes with a list or CSV.
+        test: The test list that goes with a list or CSV, or the test files with packed ones.
+        val: The validation list that goes with a list or CSV, or the files with packed ones.
         root: The folder a list's paths are relative to; the list's own if not given.
         data_root: Where built-in data lies; else RESLAB_DATA, else the cache.
         leave_out_unreadable: Go on without pictures that cannot be read, and list them.

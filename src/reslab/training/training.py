@@ -89,8 +89,7 @@ def train(
     launch = launch_name(str(data), options, changes, chosen)
     asked = _asked(watch_test, language, tensorboard) | by_plan(staged) | {"launch": launch}
     device = _device(device)
-    earlier = team().led(lambda: earlier_run(launch, out, overwrite=overwrite))
-    if earlier is not None:
+    if earlier := team().led(lambda: earlier_run(launch, out, overwrite=overwrite)):
         return _go_on(earlier, None, None, device, display, began)
     source = DataSource.named(data, taken(options, DataSource))
     pictures = _read(source, display)
@@ -98,9 +97,7 @@ def train(
     refuse_inside_data(user_path(out or "runs"), user_path(str(data)))
     chosen = with_whole_paths(in_parts(chosen) if staged is None else chosen)
     with computing_exactly(chosen.parts is not None, device):
-        prepared = prepare(pictures, chosen, display.track, fill=staged is None)
-        say_what_has_no_part(prepared.recipe, changes, display)
-        prepared, reason = with_precision(prepared, device)
+        prepared, reason = _settled(pictures, chosen, changes, staged, device, display)
         path = team().led(lambda: new_run_folder(chosen.name, str(data)) if out is None else out)
         with _held(run := Run(path, writes=team().leads)):
             info = description(prepared, source, device, **asked) | {"precision_reason": reason}
@@ -108,6 +105,20 @@ def train(
             if staged is not None:
                 return work_by_plan(run, prepared, device, display, staged, began, minutes)
             return _to_the_end(Session.open(run, prepared, device, display, began), fresh=True)
+
+
+def _settled(
+    pictures: Pictures,
+    recipe: Recipe,
+    changes: Mapping[str, Any],
+    staged: Plan | None,
+    device: str,
+    display: Display,
+) -> tuple[Prepared, str]:
+    """All that is settled before the first step, and why in which precision."""
+    prepared = prepare(pictures, recipe, display.track, fill=staged is None)
+    say_what_has_no_part(prepared.recipe, changes, display)
+    return with_precision(prepared, device)
 
 
 def _device(asked: str) -> str:
