@@ -13,6 +13,7 @@ than --repeats) stand beside each other. The recipes on a frozen network are in 
 
 import multiprocessing
 from collections.abc import Iterator
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -79,6 +80,16 @@ def plain_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer
     return torch.optim.SGD(trained, lr=settings.lr, momentum=settings.momentum)
 
 
+def as_published(name: str, network: nn.Sequential) -> nn.Sequential:
+    """The network with pooling and activation in the publication's order, where ours turned it."""
+    layers = list(network)
+    if name == "mnist-resnet":
+        for place, (first, then) in enumerate(pairwise(network)):
+            if isinstance(first, nn.MaxPool2d) and isinstance(then, nn.ReLU):
+                layers[place : place + 2] = then, first
+    return nn.Sequential(*layers)
+
+
 def plain_steps(
     network: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader
 ) -> Iterator[int]:  # type: ignore[type-arg]
@@ -106,7 +117,8 @@ def plain_side(connection: Connection, name: str, work: Path, recipe: Recipe) ->
     train, test = published_data(name, work)
     channels, size = default_input(recipe.network)
     torch.manual_seed(recipe.seed)
-    network = build_network(NetworkSpec(recipe.network, 10, channels, size), recipe.seed)
+    spec = NetworkSpec(recipe.network, 10, channels, size)
+    network = as_published(recipe.network, build_network(spec, recipe.seed))
     optimizer = plain_optimizer(recipe, network)
 
     def endless() -> Iterator[int]:

@@ -53,7 +53,8 @@ class Phases:
         held = (found["own"] - self.start) * 2**20 / self.count
         print(
             f"    {name:<34} {wall:8.1f} s ({own:7.1f} s of a core)  {held:7.0f} bytes a picture,"
-            f" {found['own']:7.0f} MB own, {found['files']:6.0f} of files, most {found['peak']:7.0f}",
+            f" {found['own']:7.0f} MB own, {found['files']:6.0f} of files,"
+            f" most {found['peak']:7.0f}",
             flush=True,
         )
         self.began = time.perf_counter(), time.process_time()
@@ -193,15 +194,9 @@ def training(data: str, budget: int, steps: int) -> None:
     phases.end("listed (a second time)")
     pictures = source.with_keys(opened)
     phases.end("read, or remembered")
-    recipe = load_recipe("small-resnet").with_fields(
-        {
-            "epochs": 1,
-            "precision": "fp32",
-            "batch_size": 128,
-            "split.test": 0.01,
-            "split.validation": 0.01,
-        }
-    )
+    fields = {"epochs": 1, "precision": "fp32", "batch_size": 128}
+    carved = {"split.test": 0.01, "split.validation": 0.01}
+    recipe = load_recipe("small-resnet").with_fields(fields | carved)
     prepared = prepare(pictures, recipe)
     phases.end("split and fitted")
     events = events_of(prepared, new_state(prepared, "cpu"), {}, "cpu")
@@ -215,6 +210,29 @@ def training(data: str, budget: int, steps: int) -> None:
             if made > steps:
                 break
     phases.end(f"{steps} steps of 128")
+
+
+def compared(count: int, work: Path) -> None:
+    """A short training of the folder and one of the shards: seconds, and whether all is equal."""
+    import reslab
+    from reslab.networks.model_file import read_tensors
+
+    found = {}
+    for form, data in (("folder", pictures_of(count, work)), ("shards", shards_of(count, work))):
+        began = time.perf_counter()
+        run = reslab.train(
+            data, out=work / f"run-{form}", epochs=1, seed=0, quiet=True, overwrite=True,
+            precision="fp32",
+        )  # fmt: skip
+        print(f"  {form}: {time.perf_counter() - began:,.1f} s, {run.info['seconds']}")
+        found[form] = {
+            "weights": {name: one.tolist() for name, one in read_tensors(run.model)[0].items()},
+            "fingerprint": run.info["fingerprint"],
+            "arrangement": run.info["arrangement"],
+            "predictions.csv": (run.path / "predictions.csv").read_bytes(),
+        }
+    for what, of_folder in found["folder"].items():
+        print(f"  {what}: {'equal' if found['shards'][what] == of_folder else 'DIFFERENT'}")
 
 
 def main() -> None:
@@ -239,18 +257,12 @@ def main() -> None:
     elif given.what == "pictures":
         made = (shards_of if given.form == "shards" else pictures_of)(given.count, given.work)
         for turn in ("first", "second"):
-            print(
-                f"  {given.count:,} pictures, {given.form}, budget {budget / 1e6:,.0f} MB: {turn} start"
-            )
-            again(
-                "training",
-                "--data",
-                str(made),
-                "--budget",
-                str(budget),
-                "--steps",
-                str(given.steps),
-            )
+            of = f"{given.count:,} pictures, {given.form}, a budget of {budget / 1e6:,.0f} MB"
+            print(f"  {of}: {turn} start", flush=True)
+            numbers = ("--budget", str(budget), "--steps", str(given.steps))
+            again("training", "--data", str(made), *numbers)
+    elif given.what == "shards":
+        compared(given.count, given.work)
     elif given.what == "training":
         training(given.data, budget, given.steps)
 

@@ -1,5 +1,6 @@
 """Training by the clock: the time is kept, the best is chosen by validation, a plan repeats."""
 
+import copy
 import hashlib
 import itertools
 import json
@@ -22,16 +23,17 @@ from reslab.errors import InputError, InterruptedRunError
 from reslab.learning import loop
 from reslab.learning.pace import Pace
 from reslab.networks.catalogue import NetworkSpec, build_network
-from reslab.networks.model_file import load_model
+from reslab.networks.model_file import load_model, read_tensors
 from reslab.run.folder import Run
 from reslab.run.looks import looks_of
-from reslab.training.anytime import clock, ladder, story, working
+from reslab.training.anytime import clock, ending, ladder, story, working
+from reslab.training.anytime import work as work_
 from reslab.training.anytime.outlook import outlook
 from reslab.training.anytime.plan import Plan
 
 LONG = os.environ.get("RESLAB_LONG") == "1"
-MINUTES = 0.5
-TICK = 0.1  # seconds
+MINUTES = 1.5
+TICK = 0.3  # seconds
 SMALL = {"network": "mnist-cnn", "batch_size": 16, "quiet": True}
 FIELDS = {"preprocess.channels": 1, "preprocess.size": 28}
 
@@ -54,7 +56,7 @@ class Ticking:
 @pytest.fixture
 def ticking(monkeypatch):
     found = Ticking()
-    for module in (clock, working, story):
+    for module in (clock, work_, working, story):
         monkeypatch.setattr(module, "time", found)
     return found
 
@@ -166,7 +168,7 @@ def test_slow_steps_and_slow_judging_do_not_make_it_late(
 
     monkeypatch.setattr(working, "train_epochs", slow)
     monkeypatch.setattr(loop, "judge_all", slow_judging)
-    monkeypatch.setattr(clock, "FIXED", 20)  # so much that a slow machine's seconds do not count
+    monkeypatch.setattr(clock, "MARGIN", 15)  # so much that a slow machine's seconds do not count
     began = time.perf_counter()
     run = train(split_photos, tmp_path / "slow", minutes=1.5)
     assert ticking.perf_counter() - began < 90
@@ -231,7 +233,7 @@ def test_a_stopped_run_goes_on_and_its_plan_still_repeats(
 def test_pretrained_it_begins_with_a_solved_head_and_trains_on_from_it(
     split_photos, tmp_path, weights, monkeypatch
 ):
-    monkeypatch.setattr(ladder, "WHOLE_FROM", 1e9)  # there is time for all layers at once
+    monkeypatch.setattr(ladder, "LATER_FROM", 1e9)  # there is time for more layers at once
     options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
     fields = {"preprocess.size": 32}
     run = reslab.train(
@@ -242,6 +244,39 @@ def test_pretrained_it_begins_with_a_solved_head_and_trains_on_from_it(
     assert [stage["fields"]["train_from"] for stage in stages][:3] == ["head", "7", "all"]
     assert load_model(run.path).network
     assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
+
+
+def test_at_the_end_the_chosen_head_learns_from_the_validation_pictures_too(
+    split_photos, tmp_path, weights, monkeypatch, ticking
+):
+    monkeypatch.setattr(ladder, "LEAST_EPOCHS", 1e9)  # there is time for nothing else
+    options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
+    fields = {"preprocess.size": 32}
+    out = tmp_path / "run"
+    run = reslab.train(split_photos, out=out, minutes=MINUTES, fields=fields, **options)
+    assert [stage["name"] for stage in run.info["stages"]] == ["head", "head on all"]
+    first, last = run.history
+    assert "validation_accuracy" not in last
+    # What is told of validation is what it said before it was learned from.
+    assert run.validation["loss"] == pytest.approx(first["validation_loss"], rel=1e-3)
+    chosen, _ = read_tensors(run.chosen_checkpoint)
+    kept = load_model(out).network.state_dict()
+    head = [name for name, value in kept.items() if not torch.equal(value, chosen[name])]
+    assert head
+    assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
+    # What comes later is judged by these pictures again, so it begins with the chosen weights.
+    original, opened = working.Session.open, []
+
+    def watching(run, prepared, *others):
+        opened.append(copy.deepcopy(prepared.network.state_dict()))
+        return original(run, prepared, *others)
+
+    monkeypatch.setattr(working.Session, "open", watching)
+    monkeypatch.setattr(ladder, "LEAST_EPOCHS", 1e-9)
+    run = go_on(out, ticking)
+    assert len(run.info["stages"]) > 2
+    assert any(all(torch.equal(at[name], chosen[name]) for name in head) for at in opened)
+    assert not any(all(torch.equal(at[name], kept[name]) for name in head) for at in opened)
 
 
 @pytest.mark.usefixtures("ticking")
@@ -257,7 +292,7 @@ def test_a_training_that_diverges_is_given_up_for_a_slower_one(split_photos, tmp
 def test_a_killed_run_is_sound_and_ends_in_time(split_photos, tmp_path):
     """SIGKILL at random moments; what is on the disk then is a model, or none yet."""
     script = (
-        "import sys, reslab\nfrom reslab.training.anytime import clock\nclock.FIXED = 2.5\n"
+        "import sys, reslab\nfrom reslab.training.anytime import clock\nclock.SHOWN = 0.9\n"
         "how, data, out = sys.argv[1:]\n"
         f"fields = {FIELDS}\n"
         "if how == 'train': reslab.train(data, out=out, minutes=5, network='mnist-cnn',"
@@ -283,6 +318,7 @@ def test_a_killed_run_is_sound_and_ends_in_time(split_photos, tmp_path):
         child.kill()
         child.communicate()
         load_model(out)
+    assert reslab.Classifier.load(out).predict(next(split_photos.rglob("*.png")))
     child = start("end")
     _, said = child.communicate(timeout=120)
     assert child.returncode == 0, said.decode()
@@ -295,9 +331,9 @@ def test_a_killed_run_is_sound_and_ends_in_time(split_photos, tmp_path):
 def test_a_slow_first_pass_says_nothing_of_the_rate(tmp_path):
     """The first pass sets things up; a run that took its rate for all ended after a third."""
     counting = clock.Clock(time.perf_counter(), 60.0)
-    counting.held_out = 1000
-    work = working.Work(Run(tmp_path), None, "cpu", None, 0.0, Plan(), counting)
-    stop = work.stopping()
+    counting.test = 1000
+    work = work_.Work(Run(tmp_path), None, "cpu", None, 0.0, Plan(), counting)
+    stop = work.stopping("fp32")
     time.sleep(0.3)
     for _ in range(20):
         stop()
@@ -312,6 +348,61 @@ def test_a_machine_too_slow_for_a_score_still_gives_a_model(split_photos, tmp_pa
     assert load_model(run.path)
 
 
+def test_a_test_split_that_cannot_be_scored_in_time_is_cut(
+    split_photos, tmp_path, monkeypatch, ticking
+):
+    def slow(network, x, averaging):
+        ticking.pass_by(3)
+        return network(x)
+
+    monkeypatch.setattr(ending, "averaged", slow)
+    monkeypatch.setattr(ending, "pictures_at_once", lambda size: 3)
+    run = train(split_photos, tmp_path / "run")
+    assert run.finished
+    whole = run.info["counts"]["test"]
+    assert run.test["of"] == whole
+    assert 0.1 * whole <= run.test["n"] < whole
+    rows = (run.path / "predictions.csv").read_text("utf-8").splitlines()[1:]
+    assert len(rows) == run.test["n"]
+    # A sample of all, not the first ones, which are of one class.
+    assert len({row.split(",")[1] for row in rows}) > 1
+    assert [look["pictures"] for look in looks_of(run.path)] == [whole]
+
+
+def test_without_time_the_report_is_left_out_and_a_run_is_whole(
+    split_photos, tmp_path, monkeypatch, ticking, capsys
+):
+    original = ending.note_scores
+
+    def late(outcome, split, *given):
+        if split == "test":
+            ticking.pass_by(60 * MINUTES)
+        return original(outcome, split, *given)
+
+    monkeypatch.setattr(ending, "note_scores", late)
+    run = train(split_photos, tmp_path / "run")
+    assert run.finished
+    assert run.test["n"] == run.info["counts"]["test"]
+    assert "no report.html: the time was over" in capsys.readouterr().err
+    assert not (run.path / "report.html").exists()
+    assert (run.path / "predictions.csv").exists()
+
+
+def test_a_command_leaves_at_its_moment_whatever_it_is_doing():
+    script = (
+        "import sys, time\nfrom reslab import process\n"
+        "def last_words():\n    print('said'); return 3\n"
+        "with process.running_command([]):\n"
+        "    process.leave_at(time.perf_counter() + 0.5, last_words)\n"
+        "    if sys.argv[1] == 'late': time.sleep(600)\n"
+        "    process.say_and_leave(lambda: print('in time') or 4)\n"
+    )
+    for how, said, status in (("late", "said\n", 3), ("early", "in time\n", 4)):
+        words = [sys.executable, "-c", script, how]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.stdout, done.returncode) == (said, status)
+
+
 def test_the_last_layers_are_those_that_cost_less_than_the_others():
     spec = NetworkSpec("resnet18", 10, 3, (64, 64))
     network, recipe = build_network(spec, 0), SimpleNamespace(network="resnet18")
@@ -320,6 +411,7 @@ def test_the_last_layers_are_those_that_cost_less_than_the_others():
     network.layer4 = nn.Identity()
     network.fc = nn.Linear(256, 10)
     assert ladder.last_layers(base) == "layer3"
+    assert ladder.later_layers(base) == "layer1"
 
 
 def test_steps_that_become_slower_make_the_end_longer(monkeypatch):
@@ -334,16 +426,16 @@ def test_steps_that_become_slower_make_the_end_longer(monkeypatch):
         assert times.slower >= 1.0
     assert times.slower == pytest.approx(3.0)
     counting = clock.Clock(0.0, 100.0)
-    counting.held_out = 100
+    counting.test = 100
     counting.note_rate(50, 1.0)
     before = counting.ending
     counting.slower = times.slower
-    assert counting.ending == pytest.approx(before + 2 * clock.SAFETY * 2)
+    assert counting.ending == pytest.approx(3 * before)
 
 
 def test_judging_looks_at_the_clock_between_parts_of_a_batch():
     x, labels = torch.arange(70 * 3.0).view(70, 3, 1, 1).expand(-1, -1, 224, 224), torch.arange(70)
-    parts = list(working.in_parts([(x, labels), (torch.zeros(70, 5), labels)]))
+    parts = list(work_.in_parts([(x, labels), (torch.zeros(70, 5), labels)]))
     assert [len(of) for _, of in parts] == [16, 16, 16, 16, 6, 70]
     assert all(torch.equal(one[:, 0, 0, 0], 3.0 * of) for one, of in parts[:-1])
 

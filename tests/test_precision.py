@@ -12,7 +12,7 @@ from reslab.learning.precision import choose_precision
 def machine(tmp_path, monkeypatch):
     """A processor with bf16 on which it is 2 times as fast, and long runs of 10 s a step."""
     monkeypatch.setenv("RESLAB_CACHE", str(tmp_path))
-    monkeypatch.setattr(precision, "_computes_in_bf16", lambda: True)
+    monkeypatch.setattr(precision, "computes_in_bf16", lambda: True)
     speed = {"fp32": 10.0, "bf16": 5.0}
     monkeypatch.setattr(precision._Steps, "seconds", lambda self, kind: speed[kind])
     return speed
@@ -43,7 +43,7 @@ def test_asked_is_asked():
 
 
 def test_fp32_where_the_processor_has_no_bf16(monkeypatch):
-    monkeypatch.setattr(precision, "_computes_in_bf16", lambda: False)
+    monkeypatch.setattr(precision, "computes_in_bf16", lambda: False)
     assert choose() == ("fp32", "auto: the processor has no bf16 instructions")
 
 

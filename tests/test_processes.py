@@ -356,7 +356,7 @@ def test_torchruns_restarts_go_on_with_the_run(tmp_path):
     command = [
         *[sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
         *["--max-restarts", "3", "-m", "reslab", "train", "digits", "--recipe", "mnist-fast"],
-        *["--batch-size", "60", "--epochs", "20", "--checkpoint-every", "3steps", "--quiet"],
+        *["--batch-size", "60", "--epochs", "6", "--checkpoint-every", "3steps", "--quiet"],
         *["--out", str(out)],
     ]
     log = tmp_path / "log"
@@ -378,7 +378,7 @@ def test_torchruns_restarts_go_on_with_the_run(tmp_path):
         assert process.wait(600) == 0, log.read_text()
     assert len(killed) == 2
     whole = reslab.train(
-        "digits", recipe="mnist-fast", batch_size=60, epochs=20, parts=4, quiet=True,
+        "digits", recipe="mnist-fast", batch_size=60, epochs=6, parts=4, quiet=True,
         out=tmp_path / "whole",
     )  # fmt: skip
     assert digests(out) == digests(whole.path)

@@ -119,6 +119,19 @@ def test_a_moment_of_little_memory_is_not_remembered(settled, monkeypatch):
     assert read(settled).pixels is not None
 
 
+def test_pictures_for_which_there_is_no_memory_are_not_read_twice(settled, decoded, monkeypatch):
+    monkeypatch.setenv("RESLAB_MEMORY", "1KB")
+    assert reading.memory_budget() == 1000
+    first = read(settled)
+    assert first.pixels is None
+    picture(1, 99).save(settled / "猫" / "new.png")
+    decoded.clear()
+    again = read(settled)
+    assert len(decoded) == 1
+    assert again.pixels is None
+    assert set(first.keys.tolist()) < set(again.keys.tolist())
+
+
 def test_a_cache_that_may_only_be_read_is_used(settled, decoded, monkeypatch):
     read(settled)
     decoded.clear()

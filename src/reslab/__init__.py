@@ -23,6 +23,7 @@ __all__ = [
     "export",
     "find_lr",
     "load_recipe",
+    "predict",
     "report",
     "resume",
     "search",
@@ -48,6 +49,7 @@ _HOMES = {
     "export": "reslab.using.exporting",
     "find_lr": "reslab.training.rate_test",
     "load_recipe": "reslab.recipes.files",
+    "predict": "reslab.using.predicting",
     "report": "reslab.reporting.reports",
     "resume": "reslab.training.training",
     "search": "reslab.searching.search",
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
     from reslab.using.classifier import Classifier
     from reslab.using.evaluation import evaluate
     from reslab.using.exporting import export
+    from reslab.using.predicting import predict
     from reslab.using.prediction import Explanation, Prediction
 
 

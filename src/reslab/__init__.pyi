@@ -17,11 +17,12 @@ from reslab.using.check import Checked
 from reslab.using.classifier import Classifier as Classifier
 from reslab.using.evaluation import Evaluation
 from reslab.using.exporting import export as export
+from reslab.using.predicting import predict as predict
 from reslab.using.prediction import Explanation as Explanation
 from reslab.using.prediction import Prediction as Prediction
 
 __version__: str
-__all__ = ['Classifier', 'Explanation', 'InputError', 'Prediction', 'Recipe', 'Run', 'Search', 'check', 'compare', 'evaluate', 'export', 'find_lr', 'load_recipe', 'report', 'resume', 'search', 'train']
+__all__ = ['Classifier', 'Explanation', 'InputError', 'Prediction', 'Recipe', 'Run', 'Search', 'check', 'compare', 'evaluate', 'export', 'find_lr', 'load_recipe', 'predict', 'report', 'resume', 'search', 'train']
 
 def check(
     data: str | Path,

@@ -7,18 +7,24 @@ would disturb each other.
 
 import os
 import shlex
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, NoReturn
 
 from reslab.errors import InputError
 
-_STARTING = 10.0  # seconds
+_STARTING = 30.0  # seconds, on a machine that is very busy
 _training = threading.RLock()
 _command: str | None = None
 _began: float | None = None
+_leaving = threading.Lock()  # held by whoever says the last words of a command by the clock
+_left_at: float | None = None
+_last_words: Callable[[], int] = int
+_telling: Callable[[Any], None] | None = None
 _computed = False
 _forked_after = False
 _speaks: bool | None = None
@@ -50,6 +56,64 @@ def _age() -> float:
 def began_at() -> float:
     """When the command began that is carried out, or now where there is none: perf_counter."""
     return time.perf_counter() if _began is None else _began
+
+
+def leave_at(moment: float, last_words: Callable[[], int]) -> None:
+    """Let the command that is carried out end by `moment`, by time.perf_counter, whatever it is
+    doing then; a function that was called by a program is left to it.
+
+    last_words: says how it has ended, and gives the exit status; when this is called again, the
+    newest count. What a run has on the disk is whole at any moment,
+    so nothing is lost but what was just being done.
+    """
+    global _left_at, _last_words
+    if _command is None:
+        return
+    first, _left_at, _last_words = _left_at is None, moment, last_words
+
+    def wait() -> None:
+        while _left_at is not None and (left := _left_at - time.perf_counter()) > 0:
+            time.sleep(left)
+        with _leaving:
+            _end(_last_words())
+
+    if first:
+        threading.Thread(target=wait, name="leaving", daemon=True).start()
+
+
+@contextmanager
+def telling(tell: Callable[[Any], None]) -> Iterator[None]:
+    """Say how the command prints its result, if that has to be done from elsewhere."""
+    global _telling
+    _telling = tell
+    try:
+        yield
+    finally:
+        _telling = None
+
+
+def tell(result: object) -> None:
+    """Print a result as the command that is carried out does it."""
+    if _telling is not None:
+        _telling(result)
+
+
+def say_and_leave(last_words: Callable[[], int]) -> int:
+    """Say how a command has ended: its exit status. One by the clock ends here and now.
+
+    Python would take a second and more to take torch apart, several on a busy machine.
+    """
+    if _left_at is None:
+        return last_words()
+    with _leaving:
+        _end(last_words())
+
+
+def _end(status: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # the reader may be gone
+            stream.flush()
+    os._exit(status)
 
 
 def command_or(function: str) -> str:

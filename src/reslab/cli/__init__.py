@@ -10,7 +10,7 @@ from cyclopts import App, CycloptsError
 
 import reslab
 from reslab.errors import InputError, InterruptedRunError
-from reslab.process import refuse_several, running_command, speaks
+from reslab.process import refuse_several, running_command, say_and_leave, speaks
 from reslab.run.interruption import raising_signals
 
 app = App(
@@ -27,7 +27,7 @@ COMMANDS = {  # the module of each, which is imported when the command is asked 
     "check": "check",
     "search": "search",
     "evaluate": "use",
-    "predict": "use",
+    "predict": "predict",
     "explain": "use",
     "summary": "use",
     "report": "look",
@@ -41,7 +41,7 @@ for _name, _module in COMMANDS.items():
     app.command(f"reslab.cli.{_module}:{_name}", name=_name)
 
 
-SHARED = ("train", "resume")  # by several processes under torchrun
+SHARED = ("train", "resume", "predict")  # by several processes under torchrun
 
 
 def run_command(tokens: Sequence[str]) -> None:
@@ -79,7 +79,10 @@ def main() -> None:
 
 
 def _fail(message: str, status: int, word: str = "error") -> None:
-    with suppress(OSError):  # the terminal may be gone
-        if speaks():
-            print(f"reslab: {word}: {message}", file=sys.stderr, flush=True)
-    sys.exit(status)
+    def last_words() -> int:
+        with suppress(OSError):  # the terminal may be gone
+            if speaks():
+                print(f"reslab: {word}: {message}", file=sys.stderr, flush=True)
+        return status
+
+    sys.exit(say_and_leave(last_words))

@@ -1,5 +1,6 @@
 """Commands that learn, or look at what there is to learn: recipes, train, resume, preview."""
 
+from functools import partial
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -18,7 +19,7 @@ from reslab.cli.options import (
 from reslab.cli.printing import print_json, print_run
 from reslab.errors import InputError
 from reslab.pictures.data_source import DataSource
-from reslab.process import leads, refuse_several
+from reslab.process import leads, refuse_several, say_and_leave, telling
 from reslab.recipes.files import load_recipe, recipe_names, recipe_text
 from reslab.recipes.recipe import Recipe
 
@@ -110,22 +111,31 @@ def train(
         return
     from reslab.training.training import train as train_
 
-    run = train_(
-        data,
-        recipe=chosen,
-        out=out,
-        device=device,
-        watch_test=watch_test,
-        overwrite=overwrite,
-        language=language,
-        tensorboard=tensorboard,
-        minutes=minutes,
-        plan=plan,
-        quiet=quiet,
-        **arguments,
-    )
-    if leads():
-        print_run(run, json)
+    with telling(partial(print_run, as_json=json)):
+        run = train_(
+            data,
+            recipe=chosen,
+            out=out,
+            device=device,
+            watch_test=watch_test,
+            overwrite=overwrite,
+            language=language,
+            tensorboard=tensorboard,
+            minutes=minutes,
+            plan=plan,
+            quiet=quiet,
+            **arguments,
+        )
+    _say_run(run, json)
+
+
+def _say_run(run: Any, as_json: bool) -> None:
+    def last_words() -> int:
+        if leads():
+            print_run(run, as_json)
+        return 0
+
+    say_and_leave(last_words)
 
 
 def _find_lr(data: str, as_json: bool, **arguments: Any) -> None:
@@ -162,9 +172,9 @@ def resume(
     """Go on with a run exactly where it stopped, or further."""
     from reslab.training.training import resume as resume_
 
-    run_ = resume_(run, epochs=epochs, minutes=minutes, device=device, quiet=quiet)
-    if leads():
-        print_run(run_, json)
+    with telling(partial(print_run, as_json=json)):
+        run_ = resume_(run, epochs=epochs, minutes=minutes, device=device, quiet=quiet)
+    _say_run(run_, json)
 
 
 def preview(

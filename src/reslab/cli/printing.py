@@ -36,6 +36,20 @@ def print_prediction(found: Any) -> None:
     print(f"{found.path}: {doubt}{guesses}{among}")
 
 
+def print_predicted(found: Any) -> None:
+    """What of a folder of predictions is done."""
+    if not found.predicted and found.done == found.shards:
+        print(
+            f"{found.path}: finished before: {found.pictures:,} pictures, {found.shards:,} tables"
+        )
+        return
+    rate = found.predicted / max(found.seconds, 1e-9)
+    print(
+        f"predicted   {found.predicted:,} pictures in {found.seconds:.1f} s, {rate:,.0f} a second"
+    )
+    print(f"tables      {found.path}, {found.done:,} of {found.shards:,} there")
+
+
 def print_score(what: str, score: dict[str, Any]) -> None:
     low, high = score["accuracy_interval"]
     print(

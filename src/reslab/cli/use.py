@@ -1,4 +1,4 @@
-"""Commands that use a model: evaluate, predict, explain, summary."""
+"""Commands that use a model: evaluate, explain, summary."""
 
 import sys
 from typing import Annotated, Any
@@ -6,17 +6,14 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from reslab.cli.options import (
-    Coverage,
     Data,
     Device,
     Json,
     Model,
     Quiet,
-    Raw,
-    UnknownBelow,
     keywords,
 )
-from reslab.cli.printing import print_json, print_prediction, print_score
+from reslab.cli.printing import print_json, print_score
 from reslab.errors import InputError
 from reslab.pictures.data_source import DataSource
 
@@ -58,60 +55,6 @@ def evaluate(
 
 
 evaluate.__annotations__["options"] = keywords(DataSource)
-
-
-def predict(
-    model: Model,
-    /,
-    *pictures: Annotated[str, Parameter(help="Picture files and folders of them.")],
-    top: Annotated[int, Parameter(help="How many classes to name for each picture.")] = 5,
-    unknown_below: UnknownBelow = None,
-    coverage: Coverage = None,
-    raw: Raw = False,
-    csv: Annotated[
-        str | None, Parameter(help="Write a table to this CSV file, a row a picture.")
-    ] = None,
-    copy_to: Annotated[
-        str | None,
-        Parameter(help="Copy the pictures into a folder a class below this one; replaces nothing."),
-    ] = None,
-    device: Device = "auto",
-    json: Json = False,
-) -> None:
-    """Name the classes and probabilities of pictures; with --json one object a picture."""
-    from reslab.disk import refuse_foreign, user_path
-    from reslab.using.classifier import Classifier, expand
-    from reslab.using.sorting import copy_into_class, refuse_unsortable
-    from reslab.using.tables import is_prediction_table, write_table
-
-    if not pictures:
-        raise InputError("predict: name at least one picture or folder after the model")
-    table = None if csv is None else user_path(csv)
-    if table is not None:
-        refuse_foreign(table, "--csv", is_prediction_table, "a table of predictions")
-    paths = expand(pictures)
-    classifier = Classifier.load(model, device)
-    asked = classifier.asked(top, unknown_below=unknown_below, coverage=coverage, raw=raw)
-    target = None if copy_to is None else refuse_unsortable(copy_to, classifier.classes)
-    rows: list[Any] = []
-    for found in classifier.stream(paths, asked):
-        rows.append(found if table is not None or isinstance(found, InputError) else None)
-        if isinstance(found, InputError):
-            continue
-        if target is not None:
-            try:
-                copy_into_class(found, target)
-            except OSError as error:
-                rows[-1] = InputError(f"{found.path}: cannot be copied ({error.strerror})")
-        if json:
-            print_json(found.as_dict())
-        else:
-            print_prediction(found)
-    if table is not None:
-        write_table(table, paths, rows, top)
-    problems = [str(row) for row in rows if isinstance(row, InputError)]
-    if problems:
-        raise InputError(f"{len(problems)} of {len(paths)} picture(s) cannot be read:", problems)
 
 
 def explain(

@@ -81,14 +81,14 @@ class HeadProblem:
 
 def best_head(
     head: nn.Linear, problem: HeadProblem, validation: tuple[torch.Tensor, torch.Tensor] | None
-) -> None:
+) -> float:
     """Bring a head to the solution whose loss on (features, classes) of validation is least.
 
-    Without validation pictures, to that of the strength in the middle.
+    Without validation pictures, to that of the strength in the middle. Returns the strength.
     """
     if validation is None:
-        problem.solve(head, strengths(1)[0])
-        return
+        problem.solve(head, middle := strengths(1)[0])
+        return middle
     x, labels = validation
     found = []
     for strength in strengths(_PATH):
@@ -96,5 +96,7 @@ def best_head(
         with torch.no_grad():
             logits = head(x.flatten(1).to(head.weight.device)).cpu()
         loss = float(F.cross_entropy(logits, labels))
-        found.append((loss, copy.deepcopy(head.state_dict())))
-    head.load_state_dict(min(found, key=lambda one: one[0])[1])
+        found.append((loss, strength, copy.deepcopy(head.state_dict())))
+    _, best, weights = min(found, key=lambda one: one[0])
+    head.load_state_dict(weights)
+    return best

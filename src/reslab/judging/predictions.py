@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -31,11 +31,14 @@ def write_predictions(
     """A row a sample: its path, its class, the predicted class and that one's probability."""
     table = probabilities(logits, temperature)
     best = table.argmax(1)
-    rows: list[Sequence[str]] = [HEADER]
-    for row, name in enumerate(samples.paths):
-        label, prediction = classes[samples.labels[row]], classes[best[row]]
-        rows.append([name, label, prediction, f"{table[row, best[row]]:.9g}"])
-    write_safely(path, csv_text(rows).encode("utf-8", "surrogateescape"))
+
+    def rows() -> Iterator[Sequence[str]]:
+        yield HEADER
+        for row, name in enumerate(samples.paths):
+            label, prediction = classes[samples.labels[row]], classes[best[row]]
+            yield name, label, prediction, f"{table[row, best[row]]:.9g}"
+
+    write_safely(path, csv_text(rows()).encode("utf-8", "surrogateescape"))
 
 
 def read_predictions(path: Path, classes: tuple[str, ...]) -> list[tuple[str, str, str, float]]:

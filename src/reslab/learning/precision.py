@@ -51,7 +51,7 @@ def choose_precision(
         return "fp32", "auto: the GPU has no bf16"
     if device != "cpu":
         return "fp32", f"auto: bf16 is not tried on {device}"
-    if not _computes_in_bf16():
+    if not computes_in_bf16():
         return "fp32", "auto: the processor has no bf16 instructions"
     place = _place(network, shape)
     seconds, known = _recall(place)
@@ -122,7 +122,7 @@ class _Steps:
         return logits.detach(), torch.cat(flat)
 
 
-def _computes_in_bf16() -> bool:
+def computes_in_bf16() -> bool:
     """Whether the processor says that it multiplies bf16 numbers; only Linux tells."""
     info = Path("/proc/cpuinfo")
     if not info.exists():

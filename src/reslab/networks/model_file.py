@@ -181,20 +181,26 @@ def _digest(tensors: dict[str, torch.Tensor], text: str) -> str:
     return digest.hexdigest()
 
 
+def model_path(location: str | Path) -> Path:
+    """The file of a model that may be named by its run folder. Raises InputError if it has none."""
+    path = user_path(location)
+    if not path.is_dir():
+        return path
+    if not (path / MODEL_FILE).is_file():
+        raise InputError(f"{path}: a folder without {MODEL_FILE}; is it a finished run?")
+    return path / MODEL_FILE
+
+
 def load_model(location: str | Path) -> Model:
     """A model from a run folder, its model file or an ONNX export; nothing in it is executed.
 
     Raises InputError if it is missing, damaged, or not a model.
     """
-    path = user_path(location)
-    if path.suffix.lower() == ".onnx" and not path.is_dir():
+    path = model_path(location)
+    if path.suffix.lower() == ".onnx":
         from reslab.networks.exported import load_exported  # it needs the extra `onnx`
 
         return load_exported(path)
-    if path.is_dir():
-        if not (path / MODEL_FILE).is_file():
-            raise InputError(f"{path}: a folder without {MODEL_FILE}; is it a finished run?")
-        path = path / MODEL_FILE
     tensors, found = read_tensors(path)
     try:
         header = _Header.model_validate(found)

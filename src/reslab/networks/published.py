@@ -1,5 +1,9 @@
 """The networks of the five publications, layer for layer.
 
+Where an activation and a maximum pooling follow each other, the pooling comes first, whichever the
+publication has first: a rectifier keeps the order of numbers, so that values and gradients are the
+same to the last digit, and it has a quarter of them to see to.
+
 Each maps (N, C, H, W) to logits (N, classes). The input's size decides the width of the linear
 layer; at the published size it is the published one.
 """
@@ -72,8 +76,8 @@ def mnist_resnet(classes: int, channels: int, size: tuple[int, int]) -> nn.Seque
         )
 
     trunk = nn.Sequential(
-        *[nn.Conv2d(channels, 16, 5), nn.ReLU(), nn.MaxPool2d(2), block(16)],
-        *[nn.Conv2d(16, 32, 5), nn.ReLU(), nn.MaxPool2d(2), block(32)],
+        *[nn.Conv2d(channels, 16, 5), nn.MaxPool2d(2), nn.ReLU(), block(16)],
+        *[nn.Conv2d(16, 32, 5), nn.MaxPool2d(2), nn.ReLU(), block(32)],
         nn.Flatten(),
     )
     return trunk.append(nn.Linear(flat_features(trunk, channels, size), classes))
@@ -82,8 +86,8 @@ def mnist_resnet(classes: int, channels: int, size: tuple[int, int]) -> nn.Seque
 def mnist_cnn(classes: int, channels: int, size: tuple[int, int]) -> nn.Sequential:
     """Two convolutions and two linear layers: the plain network to compare with."""
     trunk = nn.Sequential(
-        *[nn.Conv2d(channels, 32, 3), nn.ReLU(), nn.MaxPool2d(2)],
-        *[nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2)],
+        *[nn.Conv2d(channels, 32, 3), nn.MaxPool2d(2), nn.ReLU()],
+        *[nn.Conv2d(32, 64, 3), nn.MaxPool2d(2), nn.ReLU()],
         nn.Flatten(),
     )
     features = flat_features(trunk, channels, size)

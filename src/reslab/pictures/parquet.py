@@ -38,7 +38,7 @@ class Tables(Packed):
             column = self._column(part, group)
         data = column[row].as_py()
         if data is None:
-            raise OSError(errno.ENODATA, "the row holds no bytes of a picture")
+            raise OSError(errno.ENODATA, "the row holds no bytes of a picture; embed them")
         if len(data) > most:
             raise OSError(errno.EFBIG, f"larger than {most / 1e6:,.0f} MB")
         return bytes(data)

@@ -3,7 +3,7 @@
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -39,9 +39,12 @@ def untracked(items: Iterable[Item], what: str, total: int) -> Iterable[Item]:
 
 
 def in_threads(
-    work: Callable[[Item], Result], items: Iterable[Item], ahead: int = 256
-) -> Iterator[Result]:
-    """`map` by a thread for each core, in order, at most `ahead` results waiting."""
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    ahead: int = 256,
+    threads: int | None = None,
+) -> Generator[Result, None, None]:
+    """`map` by threads, in order, at most `ahead` results waiting; a thread a core if not said."""
     source = iter(items)
     # A future a picture would cost more than decoding a small one.
     at_once = max(1, ahead // 16)
@@ -49,7 +52,7 @@ def in_threads(
     def work_through(few: list[Item]) -> list[Result]:
         return [work(item) for item in few]
 
-    with ThreadPoolExecutor(os.cpu_count() or 1, initializer=keep_to_one_core) as pool:
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1, initializer=keep_to_one_core) as pool:
         parts = iter(lambda: list(islice(source, at_once)), [])
         waiting = deque(pool.submit(work_through, part) for part in islice(parts, 16))
         try:
@@ -63,13 +66,18 @@ def in_threads(
 
 
 def keep_to_one_core() -> None:
-    """Let torch's operations in this thread keep to it: the others have the other cores.
+    """Let torch's operations in this thread keep to it: the others have the other cores."""
+    keep_to(1)
+
+
+def keep_to(cores: int) -> None:
+    """Let torch's operations in this thread take so many cores.
 
     torch.set_num_threads would set the number of threads that start later too. This thread's own
     number is OpenMP's, once torch has set it up.
     """
     torch.get_num_threads()
-    threadpool_limits(1, user_api="openmp")
+    threadpool_limits(cores, user_api="openmp")
 
 
 def with_keys(pictures: Pictures, *, leave_out: bool = False, track: Track = untracked) -> Pictures:

@@ -135,10 +135,11 @@ class Content:
         return found
 
 
-def gather(run: Run, pictures: Pictures | None) -> Content:
+def gather(run: Run, pictures: Pictures | None, *, maps: bool = True) -> Content:
     """The report of a run that has been judged.
 
-    pictures: those it was trained on, split as they were; None if they cannot be had.
+    pictures: those it was trained on, split as they were; None if they cannot be had. maps: whether
+    to compute where the network looked.
     Raises InputError if its files are damaged.
     """
     info = run.info
@@ -160,7 +161,7 @@ def gather(run: Run, pictures: Pictures | None) -> Content:
         try:
             _refuse_another_order(answers, pictures)
             samples = _samples(pictures, model)
-            mistakes, has_maps = _mistakes(pictures, answers, model)
+            mistakes, has_maps = _mistakes(pictures, answers, model, maps=maps)
         except InputError:  # a file is gone: what was measured can be told all the same.
             pictures = None
     return Content(
@@ -218,8 +219,10 @@ def _samples(pictures: Pictures, model: Model) -> list[Shown]:
     ]
 
 
-def _mistakes(pictures: Pictures, answers: list[Answer], model: Model) -> tuple[list[Shown], bool]:
-    """The most confident mistakes, and whether the network can show where it looked."""
+def _mistakes(
+    pictures: Pictures, answers: list[Answer], model: Model, *, maps: bool
+) -> tuple[list[Shown], bool]:
+    """The most confident mistakes, and whether it is shown where the network looked."""
     wrong = sorted((each for each in answers if not each.right), key=lambda a: -a.probability)
     wrong = wrong[:MISTAKES]
     if not wrong:
@@ -228,13 +231,13 @@ def _mistakes(pictures: Pictures, answers: list[Answer], model: Model) -> tuple[
     rows = np.array([answer.row for answer in wrong])
     pixels = seen(test, rows, model)
     said = np.array([model.classes.index(answer.prediction) for answer in wrong])
-    maps = where_it_looked(pixels, said, model)
+    drawn = where_it_looked(pixels, said, model) if maps else None
     return [
         Shown(
             thumbnail(picture.permute(1, 2, 0).numpy()),
             answer.label,
             answer,
-            None if maps is None else thumbnail(maps[number]),
+            None if drawn is None else thumbnail(drawn[number]),
         )
         for number, (answer, picture) in enumerate(zip(wrong, pixels, strict=True))
-    ], maps is not None
+    ], drawn is not None

@@ -61,12 +61,15 @@ def rendered(template: str, language: str, title: str, **values: Any) -> str:
     )
 
 
-def write_report(path: Path, run: Run, pictures: Pictures | None, language: str) -> None:
+def write_report(
+    path: Path, run: Run, pictures: Pictures | None, language: str, *, maps: bool = True
+) -> None:
     """Write a finished run's report; `pictures` are those it was trained on, if they are there.
 
-    Raises InputError if the run is not finished or its files are damaged.
+    maps: show where the network looked. Raises InputError if the run is not finished or its files
+    are damaged.
     """
-    write_page(path, report_page(gather(run, pictures), language))
+    write_page(path, report_page(gather(run, pictures, maps=maps), language))
 
 
 def write_page(path: Path, text: str) -> None:

@@ -67,6 +67,10 @@ class Run:
         return self.path / "checkpoints" / "best.safetensors"
 
     @property
+    def chosen_checkpoint(self) -> Path:
+        return self.path / "checkpoints" / "chosen.safetensors"
+
+    @property
     def classes(self) -> tuple[str, ...]:
         return tuple(self.info["classes"])
 

@@ -13,8 +13,7 @@ from reslab.judging.calibration import Calibration, calibrate, fit_temperature
 from reslab.judging.metrics import Judged, measured, overall
 from reslab.judging.scoring import logits_in_shares
 from reslab.learning.solved import fold_heads
-from reslab.networks.folding import folded
-from reslab.networks.inference import as_input
+from reslab.pictures.settings import Averaging
 from reslab.pictures.splitting import Folds
 from reslab.run.looks import note_look
 from reslab.training.description import digest_of
@@ -23,18 +22,17 @@ from reslab.training.run_files import Outcome, write_files
 from reslab.training.session import Session
 
 
-def publish(session: Session, *, fast: bool = False) -> None:
+def publish(session: Session) -> None:
     """Write the model, score it once on each held-out split, and write what the run is for.
 
-    Whatever moment the process is killed at, all of it is done again by a resume. fast: judge it
-    with its batch norms folded, as it predicts.
+    Whatever moment the process is killed at, all of it is done again by a resume.
     """
     prepared, run = session.prepared, session.run
     prepared.trained.load_state_dict(session.best_weights())
     started = time.perf_counter()
     results: dict[str, Any] = {"test": None, "validation": None}
     outcome = Outcome(run, prepared.pictures)
-    network = _folded(session) if fast else prepared.trained
+    network = prepared.trained
     if prepared.folds is not None:
         results["validation"] = _judge_out_of_fold(session, prepared.folds, outcome)
     elif "validation" in prepared.evaluation:
@@ -56,32 +54,41 @@ def publish(session: Session, *, fast: bool = False) -> None:
     run.write_info(status="finished", **session.standing())
 
 
-def _folded(session: Session) -> nn.Module:
-    prepared = session.prepared
-    shape = (1, prepared.spec.channels, *prepared.spec.size)
-    return folded(prepared.trained, as_input(torch.zeros(shape), session.device))
-
-
 def _judge(session: Session, network: nn.Module, split: str, outcome: Outcome) -> dict[str, Any]:
-    """All that is measured of the best weights on a split; its logits are left in the outcome.
-
-    The validation split says first how far probabilities can be believed.
-    """
+    """All that is measured of the best weights on a split."""
     prepared = session.prepared
-    samples, classes = prepared.pictures.splits[split], prepared.pictures.classes
     views = prepared.recipe.averaging
     batches: Callable[[], Any] = prepared.evaluation[split]
     logits, labels = logits_in_shares(network, batches(), session.device, views)
-    _refuse_diverged(overall(logits, labels, Judged(samples, classes))["loss"], split)
+    plain = None
+    if views != "none":
+        plain, _ = logits_in_shares(network, batches(), session.device, "none")
+    return note_scores(outcome, split, views, logits, labels, plain)
+
+
+def note_scores(
+    outcome: Outcome,
+    split: str,
+    averaging: Averaging,
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    plain: torch.Tensor | None = None,
+) -> dict[str, Any]:
+    """All that is measured of logits of a split, which are left in the outcome.
+
+    plain: the same without averaging over views, where there was any. The validation split says
+    first how far probabilities can be believed. Raises InputError where training diverged.
+    """
+    samples, classes = outcome.pictures.splits[split], outcome.pictures.classes
+    for each in (logits,) if plain is None else (logits, plain):
+        _refuse_diverged(overall(each, labels, Judged(samples, classes))["loss"], split)
     if split == "validation":
         outcome.calibration = calibrate(logits, labels)
     judged = Judged(samples, classes, outcome.calibration.temperature)
     outcome.judged[split], outcome.logits[split] = judged, logits
     found = measured(logits, labels, judged)
-    if views != "none":
-        logits, labels = logits_in_shares(network, batches(), session.device, "none")
-        found |= {"averaging": views, "without_averaging": overall(logits, labels, judged)}
-        _refuse_diverged(found["without_averaging"]["loss"], split)
+    if plain is not None:
+        found |= {"averaging": averaging, "without_averaging": overall(plain, labels, judged)}
     return found
 
 

@@ -30,7 +30,7 @@ class Outcome:
     """What a run has come to: `judged` and `logits` (N, classes) of each split that was scored.
 
     A run that was stopped has none, and no calibration. `problems` are of files that could not be
-    made, and without which a run is whole.
+    made, and without which a run is whole. maps: whether the report shows where the network looked.
     """
 
     run: Run
@@ -39,6 +39,7 @@ class Outcome:
     judged: dict[str, Judged] = field(default_factory=dict)
     logits: dict[str, torch.Tensor] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    maps: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def _curves(path: Path, outcome: Outcome) -> None:
 def _report(path: Path, outcome: Outcome) -> None:
     language = outcome.run.info.get("language", "en")
     try:
-        write_report(path, outcome.run, outcome.pictures, language)
+        write_report(path, outcome.run, outcome.pictures, language, maps=outcome.maps)
     except InputError as error:  # a page is not worth a run
         outcome.problems.append(f"no report: {error}")
 
@@ -109,6 +110,11 @@ RUN_FILES = (
     RunFile("checkpoints/last.safetensors", "the last state", save_checkpoint),
     RunFile("checkpoints/previous.safetensors", "the one saved before it", save_checkpoint),
     RunFile("checkpoints/best.safetensors", "the best weights", save_model),
+    RunFile(
+        "checkpoints/chosen.safetensors",
+        "of a training by the clock: what validation chose, before the head learned from it too",
+        save_model,
+    ),
     # Last: a folder that is being emptied and has lost it would hold files and no run.
     RunFile(
         "run.json",

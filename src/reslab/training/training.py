@@ -28,7 +28,14 @@ from reslab.run.folder import Run, new_run_folder, open_run, refuse_inside_data
 from reslab.run.interruption import catching_signals
 from reslab.run.lock import holding
 from reslab.training.anytime.plan import Plan
-from reslab.training.anytime.story import by_plan, plan_of, staged_plan, whole_recipe, work_by_plan
+from reslab.training.anytime.story import (
+    by_plan,
+    plan_of,
+    staged_plan,
+    start_clock,
+    whole_recipe,
+    work_by_plan,
+)
 from reslab.training.continuing import differences, refuse_changed, refuse_extension
 from reslab.training.description import announce, description, digest_of, say_what_has_no_part
 from reslab.training.event_files import refuse_without_tensorboard
@@ -89,6 +96,7 @@ def train(
     launch = launch_name(str(data), options, changes, chosen)
     asked = _asked(watch_test, language, tensorboard) | by_plan(staged) | {"launch": launch}
     device = _device(device)
+    start_clock(minutes, began, str(changes.get("network") or (chosen or Recipe()).network))
     if earlier := team().led(lambda: earlier_run(launch, out, overwrite=overwrite)):
         return _go_on(earlier, None, None, device, display, began)
     source = DataSource.named(data, taken(options, DataSource))
@@ -98,8 +106,7 @@ def train(
     chosen = with_whole_paths(in_parts(chosen) if staged is None else chosen)
     with computing_exactly(chosen.parts is not None, device):
         prepared, reason = _settled(pictures, chosen, changes, staged, device, display)
-        path = team().led(lambda: new_run_folder(chosen.name, str(data)) if out is None else out)
-        with _held(run := Run(path, writes=team().leads)):
+        with _held(run := _run_in(out, chosen, data)):
             info = description(prepared, source, device, **asked) | {"precision_reason": reason}
             _create(run, prepared.recipe, staged, info, began, overwrite=overwrite)
             if staged is not None:
@@ -138,6 +145,12 @@ def _read(source: DataSource, display: Display) -> Pictures:
 def _held(run: Run) -> AbstractContextManager[None]:
     """Hold the run's folder, for all processes that train together."""
     return holding(run.path, run.holder) if run.writes else nullcontext()
+
+
+def _run_in(out: str | Path | None, recipe: Recipe, data: str | Path) -> Run:
+    """A run that is to be, in `out` or in the next free folder."""
+    path = team().led(lambda: new_run_folder(recipe.name, str(data)) if out is None else out)
+    return Run(path, writes=team().leads)
 
 
 def _create(
@@ -201,6 +214,8 @@ def _go_on(
 ) -> Run:
     """Go on with a run, as `resume` says."""
     opened = open_run(path, writes=team().leads)
+    if opened.info.get("by_plan"):
+        start_clock(minutes, began, str(opened.info.get("network")))
     with _held(opened):
         team().wait()
         opened = open_run(path, writes=team().leads)  # again, now that no other process writes it

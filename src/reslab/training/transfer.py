@@ -195,7 +195,7 @@ def start_from_solved_head(
 ) -> dict[str, Any]:
     """Give the network the head that logistic regression finds, before more of it trains.
 
-    Returns a report of the features.
+    Returns a report of the features, and of the strength that was chosen.
     """
     splits = prepared.pictures.splits
     parts = cut_head(prepared.network, prepared.recipe)
@@ -209,8 +209,27 @@ def start_from_solved_head(
         samples = splits["validation"]
         rows = torch.arange(len(samples))
         validation = features.take(samples, EVALUATION, rows), torch.from_numpy(samples.labels)
-    best_head(only_linear(parts.after), problem, validation)
+    report["strength"] = best_head(only_linear(parts.after), problem, validation)
     return report
+
+
+def solve_together(prepared: Prepared, strength: float) -> None:
+    """Solve the head on the pictures of train and validation together.
+
+    prepared: with cached features of both, as evaluation sees them.
+    """
+    batches, labels = prepared.batches, [prepared.batches.labels]
+    assert isinstance(batches, FeatureBatches)
+    x = [batches.inputs(torch.arange(len(labels[0])), 0)]
+    for more, of in prepared.evaluation["validation"]():
+        x.append(more)
+        labels.append(of)
+    every = torch.cat(labels)
+    weights = None
+    if prepared.recipe.class_weights == "balanced":
+        weights = class_weights(every)[every]
+    problem = HeadProblem(torch.cat(x).flatten(1), every, weights)
+    problem.solve(only_linear(prepared.trained), strength)
 
 
 def _problem(

@@ -2,7 +2,7 @@
 
 import copy
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import overload
@@ -23,7 +23,7 @@ from reslab.networks.inference import as_input, averaged
 from reslab.networks.model_file import Model, load_model
 from reslab.pictures import draws
 from reslab.pictures.decoding import UnreadablePictureError, from_pillow
-from reslab.pictures.files import LARGEST_FILE, Folder, is_picture_name, printable
+from reslab.pictures.files import LARGEST_FILE, printable
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.reading import in_threads
 from reslab.process import computing
@@ -180,8 +180,8 @@ class Classifier:
                 self._folded = folded(self._network, example.to(self.device))
             return self._folded
 
-    def _read(self, picture: PictureLike) -> tuple[str, torch.Tensor | InputError]:
-        name = printable(str(picture)) if isinstance(picture, str | Path) else ""
+    def _read(self, picture: PictureLike, name: str = "") -> tuple[str, torch.Tensor | InputError]:
+        name = printable(str(picture) if isinstance(picture, str | Path) else name)
         record = self.preprocessing
         try:
             if isinstance(picture, str | Path):
@@ -209,16 +209,20 @@ class Classifier:
             logits = averaged(network, x, self.model.averaging)
         return probabilities(logits.cpu(), temperature)
 
-    def read(self, picture: PictureLike) -> torch.Tensor | InputError:
-        """A picture as `rows` takes it, uint8 (C, *size), or why it cannot be read."""
-        return self._read(picture)[1]
+    def read(self, picture: PictureLike, name: str = "") -> torch.Tensor | InputError:
+        """A picture as `rows` takes it, uint8 (C, *size), or why it cannot be read.
 
-    def rows(self, pixels: list[torch.Tensor]) -> np.ndarray:
-        """Calibrated probabilities (N, classes) of what `read` gave, in one pass.
+        name: what a message calls a picture that is no path.
+        """
+        return self._read(picture, name)[1]
+
+    def rows(self, pixels: list[torch.Tensor], temperature: float | None = None) -> np.ndarray:
+        """Probabilities (N, classes) of what `read` gave, in one pass; calibrated ones if None.
 
         From the network as it predicts many pictures, however few these are.
         """
-        return self._probabilities(self._for_many(), pixels, self.model.temperature)
+        calibrated = self.model.temperature if temperature is None else temperature
+        return self._probabilities(self._for_many(), pixels, calibrated)
 
     def explain(self, picture: PictureLike, label: str | None = None) -> Explanation:
         """Which places of a picture speak for a class: for the likeliest if none is named.
@@ -272,26 +276,3 @@ def _as_pillow(picture: object) -> Image.Image:
     if not (picture.width and picture.height):
         raise UnreadablePictureError(f"no pixels: {picture.width} x {picture.height}")
     return picture
-
-
-def expand(paths: Sequence[str]) -> list[str]:
-    """Files as named, and the pictures of each named folder in its place, sorted.
-
-    Raises InputError naming every path that does not exist and every folder without pictures.
-    """
-    found: list[str] = []
-    problems = []
-    for name in paths:
-        path = user_path(name)
-        if path.is_dir():
-            inside = [item for item in Folder(path).names() if is_picture_name(item)]
-            if not inside:
-                problems.append(f"{name}: no pictures in this folder")
-            found += [f"{name.rstrip('/')}/{item}" for item in inside]
-        elif path.exists():
-            found.append(name if path == Path(name) else str(path))
-        else:
-            problems.append(f"{name}: no such file or folder")
-    if problems:
-        raise InputError(f"{len(problems)} of {len(paths)} path(s) cannot be used:", problems)
-    return found

@@ -24,7 +24,8 @@ from reslab.judging.overlay import overlay
 from reslab.pictures.decoding import UnreadablePictureError, decode
 from reslab.pictures.files import LARGEST_FILE
 from reslab.pictures.preprocessing import Preprocessing
-from reslab.using.classifier import Classifier, expand
+from reslab.using.classifier import Classifier
+from reslab.using.listing import expand
 from reslab.using.prediction import Explanation
 
 _SHOWN = 800  # pixels of the longer side of an overlay, at most

@@ -17,7 +17,7 @@ from reslab.pictures.reading import Track
 from reslab.pictures.splitting import complete_splits
 from reslab.pictures.table import Samples
 from reslab.run.folder import open_run
-from reslab.using.classifier import expand
+from reslab.using.listing import expand
 
 MOST = 1000  # pictures
 RESIZED = 32  # of them that are checked at another size too

@@ -3,25 +3,41 @@
 import time
 from collections import deque
 
-FIXED = 5.5  # seconds that report, charts and files take, where pictures pass at any rate
-SAFETY = 1.4  # times the measured rate of judging; where that is not enough, no score is given
+MARGIN = 2.5  # seconds before the time is up by which all is to be done
+HARD = 1.2  # seconds before it at which a command leaves: on a busy machine even that takes time
+FILES = 0.7  # seconds that the model, the scores and the predictions take, until measured
+SHOWN = 3.0  # the same of the curves and the report, which are made if there is time
+CAUTION = 1.3  # times what curves and report took when they were tried
+MAPS = 48  # pictures that pass in the time that 12 explanations take
+SAFETY = 1.15  # times the measured rate of judging; a test split that is then not through is cut
 RECENT = 24  # steps that a pace is measured over
+
+
+def before_the_end(of: float, seconds: float) -> float:
+    """How long before the time is up, which is `seconds`: less where there is hardly any."""
+    return min(of, seconds * of / 25)
 
 
 class Clock:
     """Counts down to the moment when the command must have ended.
 
     began: when the time began to count, by time.perf_counter(). seconds: how long it is. before:
-    seconds that were used earlier.
+    seconds that were used earlier. test, validation: pictures that are judged at the end.
+    files, curves, report: seconds that these take on this machine.
     """
 
     def __init__(self, began: float, seconds: float, before: float = 0.0) -> None:
         self.began = began
         self.seconds = seconds
         self.before = before
-        self.held_out = 0
+        self.test = self.validation = 0
+        self.validated = True  # whether the best weights' features of the latter are there
         self.rate: float | None = None
         self.slower = 1.0  # times as slow as the machine was when the rate was measured
+        self.rehearsed = False
+        self.files = FILES
+        self.curves = SHOWN / 3
+        self.report = SHOWN - self.curves
 
     @property
     def used(self) -> float:
@@ -29,26 +45,35 @@ class Clock:
 
     @property
     def left(self) -> float:
-        return self.seconds + self.began - time.perf_counter()
+        """Seconds until all is to be done."""
+        margin = before_the_end(MARGIN, self.seconds)
+        return self.seconds + self.began - time.perf_counter() - margin
 
     @property
     def ending(self) -> float:
         """Seconds that scoring what is held out and writing the files will take."""
-        return FIXED + SAFETY * self._scoring
+        shown = CAUTION * self.slower * (self.curves + self.report + self.maps)
+        return self.leaving + shown + SAFETY * self._scoring
+
+    @property
+    def maps(self) -> float:
+        """Seconds that it takes to explain some pictures."""
+        return MAPS / self.rate if self.rate else 0.0
 
     @property
     def least_ending(self) -> float:
         """What the ending takes if all goes well."""
-        return 0.9 * FIXED + self._scoring
+        return self.leaving + self._scoring
 
     @property
     def _scoring(self) -> float:
-        return self.slower * self.held_out / self.rate if self.rate else 0.0
+        judged = self.test + (0 if self.validated else self.validation)
+        return self.slower * judged / self.rate if self.rate else 0.0
 
     @property
     def leaving(self) -> float:
-        """What it takes to leave without a score."""
-        return 0.5 * FIXED
+        """What it takes to leave with a score that is there, or without one."""
+        return 2 * self.slower * self.files
 
     @property
     def left_to_learn(self) -> float:

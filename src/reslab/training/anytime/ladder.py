@@ -10,18 +10,22 @@ from reslab.networks.catalogue import head_prefix
 from reslab.networks.cutting import UncuttableError, cut
 from reslab.networks.measuring import measure
 from reslab.training.anytime.plan import Stage
-from reslab.training.anytime.working import Work
+from reslab.training.anytime.work import Work
 from reslab.training.preparation import Prepared
 
 GLANCE = 250  # pictures of train that the very first model learns from, where there are many
 WORTH = 2.0  # seconds of learning below which a stage is not begun
 CALMER = 0.2  # of the rate, after a training that diverged
-PASSES = 4  # forward passes that a training step costs
+PASSES = 4.0  # forward passes that a training step costs
+EARLY = 0.25  # of a pass's operations, that the first layers may take
+LATER_PASSES = 2.6  # forward passes that a step of all but the first layers costs
 LAST = 0.4  # of a pass's operations, that the last layers may take
 LAST_PASSES = 1.2  # forward passes of the whole network, that a step of the last layers costs
 LAST_EPOCHS = (2, 4)  # least that are worth their features; most, then more of the network pays
-WHOLE_FROM = 2.0  # epochs of the whole network, from which on it gives more than the last layers
-FULL_RATE_FROM = 2.0  # epochs; a shorter training would not find back from large steps
+LATER_FROM = 2.0  # epochs of all but the first layers, that give more than the last layers
+WHOLE_FROM = 10.0  # epochs of the whole network, for which the first layers need not be spared
+FULL_RATE_AT = 2.0  # epochs; a shorter training would not find back from large steps, and in a
+# longer one they would carry the weights too far from where they were pretrained
 HEAD_SHARE = 0.4  # of the time left, that features for a solved head may take
 HEAD_ALONE = 0.85  # the same, where there is time for nothing else
 LEAST_EPOCHS = 0.5  # of all layers; with less, food10's accuracy fell (LOG.md)
@@ -49,6 +53,7 @@ WHOLE: dict[str, Any] = {
     "schedule.name": "cosine",
     "schedule.warmup": 0.1,
 }
+LATER: dict[str, Any] = WHOLE | {"features": "online", "views": 1000}
 LAST_LAYERS: dict[str, Any] = WHOLE | {
     "features": "cached",
     "views": 1,
@@ -63,6 +68,8 @@ def next_stage(work: Work) -> Stage | None:
     if work.plan.stages and work.clock.left_to_learn < WORTH:
         return None
     found = _after_head(work) if _solvable(work.base) else _from_scratch(work)
+    if found is None:
+        return None
     pinned = work.plan.pinned
     kept = {name: value for name, value in found.fields.items() if name not in pinned}
     given_up = sum(stage.diverged for stage in work.plan.stages)
@@ -84,7 +91,7 @@ def _solvable(base: Prepared) -> bool:
     return True
 
 
-def _after_head(work: Work) -> Stage:
+def _after_head(work: Work) -> Stage | None:
     clock, stages = work.clock, work.plan.stages
     assert clock is not None
     count = len(work.base.pictures.splits["train"])
@@ -100,35 +107,64 @@ def _after_head(work: Work) -> Stage:
     # How many times all pictures could pass forward.
     passes = (clock.rate or 0.0) * clock.left_to_learn / count
     share = HEAD_SHARE if passes > 1 + PASSES * LEAST_EPOCHS else HEAD_ALONE
-    possible = int(count * share * passes)
+    precision, gain = work.features_precision
+    possible = int(count * share * passes * gain)
     if all(stage.fields.get("train_from") == "head" for stage in stages) and seen < count:
         wanted = min(count, seen + possible)
         if wanted > 1.3 * seen:
             return Stage(
                 name="head",
                 why="the head again, on more of the pictures",
-                fields=HEAD,
+                fields=HEAD | {"precision": precision},
                 pictures=None if wanted == count else wanted,
             )
-    # How many epochs there is time for, at a fourth of the rate of a forward pass.
-    epochs = passes / PASSES
-    if epochs < WHOLE_FROM and all(stage.name != "last layers" for stage in stages):
+    later = later_layers(work.base)
+    if passes < LEAST_EPOCHS * (LATER_PASSES if later else PASSES):
+        return _together(work)
+    if passes / LATER_PASSES < LATER_FROM and all(one.name != "last layers" for one in stages):
         found = _last_layers(work, passes)
         if found is not None:
             return found
-    rate = WHOLE["optimizer.lr"] * min(1.0, math.sqrt(epochs / FULL_RATE_FROM))
+    if later is None or passes / PASSES >= WHOLE_FROM:
+        return _trained(work, passes / PASSES, "all", "all layers", WHOLE)
+    epochs, fields = passes / LATER_PASSES, LATER | {"train_from": later}
+    return _trained(work, epochs, "later layers", f"from {later} on", fields)
+
+
+def _together(work: Work) -> Stage | None:
+    """The head that validation chose, solved on the validation pictures too."""
+    last = work.plan.stages[-1]
+    chosen = work.best_stage is last and last.fields.get("train_from") == "head"
+    if last.together or not chosen or last.pictures or not last.strength:
+        return None
+    if "validation" not in work.base.pictures.splits:
+        return None
     return Stage(
-        name="all",
-        why=f"all layers, for the time that is left: about {epochs:.1f} epochs",
-        fields=WHOLE
-        | {"epochs": work.progress.epoch + math.ceil(2 * epochs) + 1, "optimizer.lr": rate},
+        name="head on all",
+        why="the same head on the validation pictures too, which have chosen it",
+        fields=last.fields,
+        strength=last.strength,
+        together=True,
+    )
+
+
+def _trained(work: Work, epochs: float, name: str, what: str, fields: dict[str, Any]) -> Stage:
+    """Training on pictures to the end of the time, which will do for about so many epochs."""
+    share = epochs / FULL_RATE_AT
+    rate = fields["optimizer.lr"] * math.sqrt(min(share, 1 / share))
+    most = work.progress.epoch + math.ceil(2 * epochs) + 1
+    return Stage(
+        name=name,
+        why=f"{what}, for the time that is left: about {epochs:.1f} epochs",
+        fields=fields | {"epochs": most, "optimizer.lr": rate},
     )
 
 
 def _last_layers(work: Work, passes: float) -> Stage | None:
     """The last layers on cached features of the others, if there is time for `passes` of all."""
     pictures = work.base.pictures.counts()
-    features = 1 + pictures["validation"] / pictures["train"]
+    precision, gain = work.features_precision
+    features = 1 / gain + pictures["validation"] / pictures["train"]
     least, most = LAST_EPOCHS
     epochs = min(most, int((passes - features) / LAST_PASSES))
     layer = last_layers(work.base) if epochs >= least else None
@@ -137,30 +173,61 @@ def _last_layers(work: Work, passes: float) -> Stage | None:
     return Stage(
         name="last layers",
         why=f"from {layer} on, on cached features of what comes before: {epochs} epochs",
-        fields=LAST_LAYERS | {"train_from": layer, "epochs": work.progress.epoch + epochs},
+        fields=LAST_LAYERS
+        | {
+            "train_from": layer,
+            "epochs": work.progress.epoch + (epochs if epochs == most else 2 * epochs),
+            "precision": precision,
+        },
     )
 
 
 def last_layers(base: Prepared) -> str | None:
     """The first of the last layers that take `LAST` of the operations, if it can be cut there."""
-    costs: dict[str, int] = {}
-    for layer in measure(base.network, base.spec).layers:
-        block = block_of(f"{layer.name}.weight")
-        costs[block] = costs.get(block, 0) + layer.multiply_adds
-    head = {prefix.rstrip(".") for prefix in head_prefix(base.recipe.network, base.network)}
+    costs = _costs(base)
     left, found = LAST * sum(costs.values()), None
     for block in reversed(costs):
         left -= costs[block]
         if left < 0:
             break
-        if block not in head and costs[block]:
+        if costs[block]:
             found = block
+    return found if _can_be_cut(base, found) else None
+
+
+def later_layers(base: Prepared) -> str | None:
+    """The layer after the first ones that take `EARLY` of the operations, if it can be cut there.
+
+    The first layers know edges and colours, which all photos have, and cost more time than their
+    operations say, since their maps are large.
+    """
+    costs = _costs(base)
+    left, found = EARLY * sum(costs.values()), None
+    for number, block in enumerate(costs):
+        left -= costs[block]
+        if left < 0:
+            found = block if number else None
+            break
+    return found if _can_be_cut(base, found) else None
+
+
+def _costs(base: Prepared) -> dict[str, int]:
+    """Multiply-adds of each block but the head, in their order."""
+    costs: dict[str, int] = {}
+    for layer in measure(base.network, base.spec).layers:
+        block = block_of(f"{layer.name}.weight")
+        costs[block] = costs.get(block, 0) + layer.multiply_adds
+    heads = {prefix.rstrip(".") for prefix in head_prefix(base.recipe.network, base.network)}
+    return {block: cost for block, cost in costs.items() if block not in heads}
+
+
+def _can_be_cut(base: Prepared, layer: str | None) -> bool:
     try:
-        if found is not None:
-            cut(base.network, found)
+        if layer is not None:
+            cut(base.network, layer)
     except UncuttableError:
-        return None
-    return found
+        return False
+    return layer is not None
 
 
 def _from_scratch(work: Work) -> Stage:

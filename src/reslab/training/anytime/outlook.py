@@ -19,8 +19,8 @@ def outlook(history: Sequence[dict[str, Any]], validation: int) -> dict[str, Any
     points = []
     for record in history:
         accuracy = record.get("validation_accuracy")
-        if accuracy is None:
-            return None
+        if accuracy is None:  # nothing was left to judge by
+            continue
         spent += record["seconds"] + record["evaluate_seconds"]
         best = max(best, accuracy)
         points.append((math.log2(max(spent, 1e-3)), best))

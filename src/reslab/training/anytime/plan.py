@@ -15,6 +15,7 @@ from reslab.recipes.recipe import Recipe
 PLAN_FILE = "plan.toml"
 _LARGEST = 16 << 20  # bytes
 
+_REPEATED = {"name", "fields", "pictures", "turns", "strength", "together"}
 Turn = tuple[int, int]
 
 
@@ -27,8 +28,10 @@ class Stage(_Part):
 
     fields: what its recipe has other than the plan's, by dotted name. pictures: how many of the
     training pictures it sees, if not all. share: of the time left that it may take, if not all.
-    turns: of its `Pace`. first: the epoch that it begins with. reached: the step after which it
-    was judged last. What follows was measured; diverged: that it had to be given up.
+    turns: of its `Pace`. strength: of a solved head, as it was chosen. together: the head is solved
+    at that on the validation pictures too, and so cannot be judged by them. first: the epoch that
+    it begins with. reached: the step after which it was judged last. What follows was measured;
+    diverged: that it had to be given up.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Stage(_Part):
     pictures: int | None = Field(default=None, gt=0, le=LARGEST_COUNT)
     share: float | None = Field(default=None, gt=0, le=1)
     turns: list[Turn] = []
+    strength: float | None = Field(default=None, gt=0)
+    together: bool = False
     first: int = 0
     reached: int = 0
     seconds: float = 0.0
@@ -95,9 +100,5 @@ class Plan(_Part):
 
     def to_repeat(self) -> "Plan":
         """The plan as it is to be carried out again, without a clock and what was measured."""
-        done = [
-            Stage(name=one.name, fields=one.fields, pictures=one.pictures, turns=one.turns)
-            for one in self.stages
-            if one.done
-        ]
+        done = [Stage(**one.model_dump(include=_REPEATED)) for one in self.stages if one.done]
         return Plan(recipe=self.recipe, stages=done)

@@ -2,11 +2,14 @@
 
 import os
 import platform
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +17,22 @@ import torch
 
 from reslab.errors import InputError, InterruptedRunError
 from reslab.learning.state import DivergedError, Progress
+from reslab.networks.catalogue import OURS
 from reslab.networks.inference import as_input
-from reslab.pictures.batches import Batch
-from reslab.process import refuse_several
+from reslab.process import leave_at, refuse_several, tell
 from reslab.recipes.recipe import Recipe, dotted_name
 from reslab.run.display import Display
 from reslab.run.folder import Run
 from reslab.run.interruption import catching_signals
-from reslab.training.anytime.clock import Clock
-from reslab.training.anytime.ladder import next_stage
+from reslab.training.anytime.clock import HARD, Clock, before_the_end
+from reslab.training.anytime.ending import publish_in_time, rehearse
+from reslab.training.anytime.ladder import WHOLE, next_stage
 from reslab.training.anytime.outlook import outlook
 from reslab.training.anytime.plan import PLAN_FILE, Plan
-from reslab.training.anytime.working import EnoughError, Work, read_progress, run_stage
+from reslab.training.anytime.work import EnoughError, Work
+from reslab.training.anytime.working import read_progress, run_stage
 from reslab.training.description import announce
 from reslab.training.preparation import Prepared
-from reslab.training.publishing import publish
 from reslab.training.session import Session
 
 SHORTEST = 0.05  # minutes
@@ -80,6 +84,18 @@ def refuse_no_minutes(minutes: float) -> None:
         raise InputError(f"--minutes {minutes:g}: name how long it may take, {SHORTEST} or more")
 
 
+def start_clock(minutes: float | None, began: float, network: str) -> None:
+    """Where time counts, be sure to leave in time; import a network's library while files are read.
+
+    began: by time.perf_counter.
+    """
+    if minutes is None:
+        return
+    leave_at(began + 60 * minutes - before_the_end(HARD, 60 * minutes), _no_run)
+    if network not in OURS:
+        threading.Thread(target=import_module, args=("timm",), daemon=True).start()
+
+
 def by_plan(plan: Plan | None) -> dict[str, Any]:
     """What run.json says for a resume."""
     return {} if plan is None else {"by_plan": True}
@@ -92,6 +108,8 @@ def whole_recipe(plan: Plan | None, chosen: Recipe, changes: Mapping[str, Any]) 
     if plan.minutes is None:
         return plan.recipe.with_fields(changes)
     fields: dict[str, Any] = {"train_from": "all"}
+    if chosen.weights != "none" and "batch_size" not in changes:
+        fields["batch_size"] = WHOLE["batch_size"]  # twice as many took 7.6 GB to measure precision
     auto = changes.get("precision", chosen.precision) == "auto"
     if auto and plan.minutes < MEASURED_FROM:
         fields["precision"] = "fp32"
@@ -129,15 +147,18 @@ def work_by_plan(
         plan.minutes = plan.minutes or minutes
         clock = Clock(began, 60 * minutes if minutes else plan.left, plan.used)
         counts = prepared.pictures.counts()
-        clock.held_out = counts["test"] + counts["validation"]
+        clock.test, clock.validation = counts["test"], counts["validation"]
     work = Work(run, prepared, device, display, began, plan, clock)
     session = _to_end(work)
     announce(run, prepared, display)
+    if clock is not None:
+        over = began + clock.seconds - before_the_end(HARD, clock.seconds)
+        leave_at(over, partial(_last_words, run))
     with catching_signals() as caught, session.failing_safely():
         work.caught = caught
         _begin(work)
         with suppress(EnoughError):
-            _learn(work)
+            _learn(work, session)
         _end(work, session)
     if caught:
         accuracy = (run.info.get("test") or run.info.get("validation") or {}).get("accuracy")
@@ -161,9 +182,12 @@ def _begin(work: Work) -> None:
     work.save_plan()
 
 
-def _learn(work: Work) -> None:
+def _learn(work: Work, session: Session) -> None:
     """The stages that the plan has, then those that there is time for. Raises EnoughError."""
     stages = work.plan.stages
+    if work.clock is not None and work.run.best_checkpoint.exists():  # the run goes on
+        _measure(work, work.clock)
+    rehearse(work, session)
     for number, stage in enumerate(stages):
         if not stage.done and not stage.diverged:
             _carry_out(work, number)
@@ -172,6 +196,7 @@ def _learn(work: Work) -> None:
         stages.append(found)
         work.save_plan()
         _carry_out(work, len(stages) - 1)
+        rehearse(work, session)
 
 
 def _carry_out(work: Work, number: int) -> None:
@@ -211,11 +236,27 @@ def _measure(work: Work, clock: Clock) -> None:
 
 def _to_end(work: Work) -> Session:
     """The session that scores the best model: the whole network, on pictures as they are read."""
-    judged: dict[str, Callable[[], Iterable[Batch]]] = {
-        name: partial(work.hurried, of) for name, of in work.base.evaluation.items()
-    }
-    whole = replace(work.base, trained=work.base.network, cut=None, evaluation=judged)
+    whole = replace(work.base, trained=work.base.network, cut=None)
     return Session.open(work.run, whole, work.device, work.display, work.began)
+
+
+def _no_run() -> int:
+    words = "the time was over before the pictures were read; name more --minutes"
+    print(f"reslab: error: {words}", file=sys.stderr)
+    return 2
+
+
+def _last_words(run: Run) -> int:
+    """What is said where a command is over before all was done, and its exit status."""
+    if run.finished:
+        tell(run)
+        return 0
+    print(
+        "reslab: error: the machine was too slow to come to an end in time; nothing is lost that"
+        f" was saved. Go on with: reslab resume {run.path} --minutes M",
+        file=sys.stderr,
+    )
+    return 2
 
 
 def _end(work: Work, session: Session) -> None:
@@ -240,7 +281,7 @@ def _end(work: Work, session: Session) -> None:
         doubt = "" if sure else ", which is less than these pictures can tell"
         work.display.say(f"outlook    twice the time would add about {gain:.1%}{doubt}")
     try:
-        publish(session, fast=True)
+        publish_in_time(work, session)
     except EnoughError:
         session.leave_usable()
         run.write_info(status="interrupted", **session.standing())

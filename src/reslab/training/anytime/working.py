@@ -1,124 +1,38 @@
 """A stage of a plan: prepared, carried out by the one training loop, and kept to its time."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import torch
 
 from reslab.errors import InputError
-from reslab.features.extraction import TOGETHER, FeatureBatches
+from reslab.features.extraction import FeatureBatches
 from reslab.judging.scoring import Evaluations, judge, judge_all
 from reslab.learning.loop import train_epochs
 from reslab.learning.pace import Pace
 from reslab.learning.state import DivergedError, Milestone, Progress, Step, reach_milestone
-from reslab.networks.model_file import read_tensors
+from reslab.networks.inference import logits_of
+from reslab.networks.model_file import read_tensors, save_model
 from reslab.pictures import draws
-from reslab.pictures.batches import Batch
 from reslab.pictures.table import Pictures
 from reslab.run.checkpoint import load_checkpoint
-from reslab.run.display import Display
 from reslab.run.folder import Run
 from reslab.training.anytime.clock import Clock, StepTimes
-from reslab.training.anytime.plan import Plan, Stage
+from reslab.training.anytime.plan import Stage
+from reslab.training.anytime.work import EnoughError, Work
 from reslab.training.following import followed
 from reslab.training.preparation import Prepared, prepare
 from reslab.training.session import Session
-from reslab.training.transfer import start_from_solved_head, with_features
+from reslab.training.transfer import solve_together, start_from_solved_head, with_features
 
 SAVE_EVERY = 20.0  # seconds between checkpoints within an epoch
-SETTLED_PASSES = 6  # forward passes before their rate is believed
 SETTLED = 3  # steps before their time is believed
 NEAR = 5  # steps before the end, where each correction counts
 UNFOLDED = 1.6  # passes that one of a network that trains takes, as long as none was measured
-PART = 16 * 224 * 224  # pixels of a forward pass between two looks at the clock
-Item = TypeVar("Item")
-
-
-class EnoughError(Exception):
-    """The time is up, or a signal asks to end: the best so far is to be scored."""
-
-
-@dataclass
-class Work:
-    """A training by a plan: with a clock that makes the plan, or without one, repeating it."""
-
-    run: Run
-    base: Prepared
-    device: str
-    display: Display
-    began: float
-    plan: Plan
-    clock: Clock | None
-    caught: list[int] = field(default_factory=list)
-    progress: Progress = field(default_factory=Progress)
-
-    @property
-    def over(self) -> bool:
-        return bool(self.caught) or self.short_of(lambda clock: clock.ending)
-
-    def short_of(self, ending: Callable[[Clock], float]) -> bool:
-        """Whether no more time is left than the end takes."""
-        if self.clock is None:
-            return False
-        # A model without a score is better than none.
-        begun = self.run.best_checkpoint.exists()
-        return self.clock.left <= (ending(self.clock) if begun else self.clock.leaving)
-
-    def stop(self) -> None:
-        """Raise EnoughError if nothing more is to be learned."""
-        if self.over:
-            raise EnoughError
-
-    def stopping(self) -> Callable[[], None]:
-        """As `stop`, called after each forward pass, whose rate the clock learns meanwhile."""
-        ended: list[float] = []
-
-        def stop() -> None:
-            ended.append(time.perf_counter())
-            # The first passes also set things up; a rate of them alone would be far too low.
-            if self.clock is not None and len(ended) > SETTLED_PASSES:
-                self.clock.note_rate(TOGETHER * (len(ended) - 1), ended[-1] - ended[0])
-            self.stop()
-
-        return stop
-
-    def track(self, items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
-        """The items again, as long as there is time."""
-        for item in self.display.track(items, what, total):
-            self.stop()
-            yield item
-
-    def watched(self, batches: Callable[[], Iterable[Batch]]) -> Iterator[Batch]:
-        """The batches, as long as there is time: some of what is kept for the end may be used."""
-        for batch in in_parts(batches()):
-            if self.short_of(lambda clock: clock.least_ending):
-                raise EnoughError
-            yield batch
-
-    def hurried(self, batches: Callable[[], Iterable[Batch]]) -> Iterator[Batch]:
-        """The batches of what is scored at the end, unless the machine is too slow for that."""
-        for batch in in_parts(batches()):
-            if self.clock is not None and self.clock.left < self.clock.leaving:
-                raise EnoughError
-            yield batch
-
-    def save_plan(self) -> None:
-        if self.clock is not None:
-            self.plan.used = self.clock.used
-        self.plan.save(self.run.path)
-
-
-def in_parts(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Batches of pictures in parts that take no longer than a look at the clock may wait."""
-    for x, labels in batches:
-        pixels = x.shape[-2] * x.shape[-1] if x.ndim == 4 else 1
-        count = max(1, PART // pixels)
-        yield from zip(torch.split(x, count), torch.split(labels, count), strict=True)
 
 
 def run_stage(work: Work, number: int) -> None:
@@ -126,9 +40,12 @@ def run_stage(work: Work, number: int) -> None:
     stage = work.plan.stages[number]
     started = time.perf_counter()
     before = work.progress.best_accuracy
+    session = None
     try:
         session = _opened(work, stage, number)
-        if session.prepared.recipe.solves:
+        if stage.together:
+            _solve_together(work, session, stage)
+        elif session.prepared.recipe.solves:
             _solve(work, session, stage)
         else:
             _train(work, session, stage)
@@ -138,16 +55,21 @@ def run_stage(work: Work, number: int) -> None:
             pace = Pace(stage.turns)
             pace.stop_at(stage.reached)
             stage.turns = pace.turns
-        _close(work, number, started, before)
+        _close(work, session, number, started, before)
         raise
-    _close(work, number, started, before)
+    _close(work, session, number, started, before)
 
 
-def _close(work: Work, number: int, started: float, before: float) -> None:
+def _close(work: Work, session: Session | None, number: int, started: float, before: float) -> None:
     """Record what a stage has cost and given; it is done if it came to be judged."""
     stage, progress = work.plan.stages[number], work.progress
     stage.seconds += time.perf_counter() - started
     stage.done = progress.stage == number and progress.epoch > stage.first
+    if stage.done and session is not None and progress.best_epoch >= stage.first:
+        quick = session.prepared.cut is not None and "validation" in session.prepared.evaluation
+        work.best = session if quick else None
+        if work.clock is not None:
+            work.clock.validated = quick
     if stage.done and progress.best_accuracy >= 0:
         stage.validation_accuracy = progress.best_accuracy
         stage.validation_loss = progress.best_loss
@@ -162,7 +84,7 @@ def _opened(work: Work, stage: Stage, number: int) -> Session:
     if stage.pictures:
         prepared = replace(prepared, pictures=_some(prepared.pictures, stage.pictures, recipe.seed))
     if work.run.best_checkpoint.exists():
-        prepared.network.load_state_dict(read_tensors(work.run.best_checkpoint)[0])
+        prepared.network.load_state_dict(work.chosen_weights())
     session = Session.open(work.run, prepared, work.device, work.display, work.began)
     session.stage = number
     if work.progress.stage == number:
@@ -199,18 +121,44 @@ def _solve(work: Work, session: Session, stage: Stage) -> None:
     if work.progress.epoch > stage.first:  # it had been solved before the run was stopped
         return
     started = time.perf_counter()
+    stop = work.stopping(session.prepared.recipe.precision)
     session.prepared, report = with_features(
-        session.prepared, session.device, session.display, work.stopping()
+        session.prepared, session.device, session.display, stop
     )
     session.note_features("features", report)
-    start_from_solved_head(session.prepared, session.device, session.display, work.stop)
+    prepared, display = session.prepared, session.display
+    found = start_from_solved_head(prepared, session.device, display, work.stop)
+    stage.strength = found["strength"]
     for _ in followed(session, _solved(session, started), 0):
         pass
     session.save()
 
 
-def _solved(session: Session, started: float) -> Iterator[Milestone]:
-    """The solved head, judged."""
+def _solve_together(work: Work, session: Session, stage: Stage) -> None:
+    """Solve the chosen head on the validation pictures too; what they said of it before is kept."""
+    if work.progress.epoch > stage.first:
+        return
+    started = time.perf_counter()
+    stop = work.stopping(session.prepared.recipe.precision)
+    session.prepared, report = with_features(
+        session.prepared, session.device, session.display, stop
+    )
+    session.note_features("features", report)
+    prepared = session.prepared
+    logits, labels = logits_of(
+        prepared.trained, prepared.evaluation["validation"](), session.device
+    )
+    before = {"validation.logits": logits, "validation.labels": labels}
+    save_model(session.run.chosen_checkpoint, work.chosen_weights() | before, session.model())
+    assert stage.strength is not None
+    solve_together(prepared, stage.strength)
+    for _ in followed(session, _solved(session, started, together=True), 0):
+        pass
+    session.save()
+
+
+def _solved(session: Session, started: float, *, together: bool = False) -> Iterator[Milestone]:
+    """The solved head, judged, if the validation pictures are not learned from together."""
     prepared, progress = session.prepared, session.state.progress
     batches = prepared.batches
     assert isinstance(batches, FeatureBatches)
@@ -221,7 +169,8 @@ def _solved(session: Session, started: float) -> Iterator[Milestone]:
     progress.hits = round(found.accuracy * progress.seen)
     progress.epoch_seconds = time.perf_counter() - started
     progress.train_seconds += progress.epoch_seconds
-    scores = judge_all(prepared.trained, _judging(prepared), session.device)
+    judging = {} if together else _judging(prepared)
+    scores = judge_all(prepared.trained, judging, session.device)
     yield reach_milestone(progress, scores, {"epoch": progress.epoch}, 0.0)
 
 
@@ -234,9 +183,8 @@ def _train(work: Work, session: Session, stage: Stage) -> None:
     """Train to the end of the stage's pace, which the clock decides if there is one."""
     prepared, progress = session.prepared, work.progress
     if prepared.cut is not None:
-        session.prepared, report = with_features(
-            prepared, session.device, session.display, work.stopping()
-        )
+        stop = work.stopping(prepared.recipe.precision)
+        session.prepared, report = with_features(prepared, session.device, session.display, stop)
         session.note_features("features", report)
         prepared = session.prepared
     steps = len(prepared.batches)

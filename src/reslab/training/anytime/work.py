@@ -1,0 +1,162 @@
+"""What a training by the clock works with, and how it looks at the clock meanwhile."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+from reslab.features.extraction import TOGETHER
+from reslab.learning.state import Progress
+from reslab.networks.inference import logits_of
+from reslab.networks.model_file import read_tensors
+from reslab.pictures.batches import Batch
+from reslab.run.display import Display
+from reslab.run.folder import Run
+from reslab.training.anytime.clock import Clock
+from reslab.training.anytime.halving import features_precision
+from reslab.training.anytime.plan import Plan, Stage
+from reslab.training.preparation import Prepared
+from reslab.training.session import Session
+
+SETTLED_PASSES = 6  # forward passes before their rate is believed
+PART = 16 * 224 * 224  # pixels of a forward pass between two looks at the clock
+Item = TypeVar("Item")
+
+
+class Scored(NamedTuple):
+    """Logits (n, classes) and classes (n,) of rows of a split, in rising order.
+
+    plain: the logits without averaging over views, where there was any.
+    """
+
+    rows: np.ndarray
+    logits: torch.Tensor
+    labels: torch.Tensor
+    plain: torch.Tensor | None = None
+
+
+class EnoughError(Exception):
+    """The time is up, or a signal asks to end: the best so far is to be scored."""
+
+
+@dataclass
+class Work:
+    """A training by a plan: with a clock that makes the plan, or without one, repeating it.
+
+    best: the stage with the best weights so far, if its features say quickly what they do.
+    """
+
+    run: Run
+    base: Prepared
+    device: str
+    display: Display
+    began: float
+    plan: Plan
+    clock: Clock | None
+    caught: list[int] = field(default_factory=list)
+    progress: Progress = field(default_factory=Progress)
+    best: Session | None = None
+
+    @property
+    def over(self) -> bool:
+        return bool(self.caught) or self.short_of(lambda clock: clock.ending)
+
+    def short_of(self, ending: Callable[[Clock], float]) -> bool:
+        """Whether no more time is left than the end takes."""
+        if self.clock is None:
+            return False
+        # A model without a score is better than none.
+        begun = self.run.best_checkpoint.exists()
+        return self.clock.left <= (ending(self.clock) if begun else self.clock.leaving)
+
+    def stop(self) -> None:
+        """Raise EnoughError if nothing more is to be learned."""
+        if self.over:
+            raise EnoughError
+
+    @cached_property
+    def features_precision(self) -> tuple[str, float]:
+        """What features are computed in, and how many times as fast as in float32 that is."""
+        if "precision" in self.plan.pinned:
+            return self.base.recipe.precision, 1.0
+        return features_precision(self.base, self.device)
+
+    def stopping(self, precision: str) -> Callable[[], None]:
+        """As `stop`, called after each forward pass, whose rate the clock learns meanwhile."""
+        ended: list[float] = []
+
+        def stop() -> None:
+            ended.append(time.perf_counter())
+            # The first passes also set things up; a rate of them alone would be far too low.
+            settled = len(ended) > SETTLED_PASSES and precision == "fp32"  # as the end computes
+            if self.clock is not None and settled:
+                self.clock.note_rate(TOGETHER * (len(ended) - 1), ended[-1] - ended[0])
+            self.stop()
+
+        return stop
+
+    def track(self, items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+        """The items again, as long as there is time."""
+        for item in self.display.track(items, what, total):
+            self.stop()
+            yield item
+
+    def watched(self, batches: Callable[[], Iterable[Batch]]) -> Iterator[Batch]:
+        """The batches, as long as there is time: some of what is kept for the end may be used."""
+        for batch in in_parts(batches()):
+            if self.short_of(lambda clock: clock.least_ending):
+                raise EnoughError
+            yield batch
+
+    @property
+    def best_stage(self) -> Stage | None:
+        """The stage that the best weights come from."""
+        before = (one for one in self.plan.stages if one.done)
+        found = [one for one in before if one.first <= self.progress.best_epoch]
+        return found[-1] if found else None
+
+    def on_validation(self) -> Scored | None:
+        """The best weights on the validation split, if that is known, or has cached features.
+
+        Of weights that have learned from it, those that it chose before.
+        """
+        if self.best_stage is not None and self.best_stage.together:
+            tensors, _ = read_tensors(self.run.chosen_checkpoint)
+            labels = tensors["validation.labels"]
+            return Scored(np.arange(len(labels)), tensors["validation.logits"], labels)
+        session = self.best
+        if session is None or session.prepared.recipe.averaging != "none":
+            return None
+        prepared = session.prepared
+        prepared.network.load_state_dict(session.best_weights())
+        batches = prepared.evaluation["validation"]()
+        logits, labels = logits_of(prepared.trained, batches, self.device)
+        return Scored(np.arange(len(labels)), logits, labels)
+
+    def chosen_weights(self) -> dict[str, torch.Tensor]:
+        """The best weights among those that learned from train alone."""
+        if self.best_stage is None or not self.best_stage.together:
+            return read_tensors(self.run.best_checkpoint)[0]
+        tensors, _ = read_tensors(self.run.chosen_checkpoint)
+        return {name: of for name, of in tensors.items() if not name.startswith("validation.")}
+
+    def save_plan(self) -> None:
+        if self.clock is not None:
+            self.plan.used = self.clock.used
+        self.plan.save(self.run.path)
+
+
+def in_parts(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Batches of pictures in parts that take no longer than a look at the clock may wait."""
+    for x, labels in batches:
+        count = pictures_at_once(tuple(x.shape[-2:])) if x.ndim == 4 else PART
+        yield from zip(torch.split(x, count), torch.split(labels, count), strict=True)
+
+
+def pictures_at_once(size: tuple[int, ...]) -> int:
+    """How many pictures of a height and width pass between two looks at the clock."""
+    return max(1, PART // (size[0] * size[1]))

@@ -1,0 +1,171 @@
+"""Millions of pictures predicted: into a folder of shards, by any number of processes."""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reslab.disk import open_regular
+from reslab.errors import SHOWN_PROBLEMS, InputError
+from reslab.learning.device import choose_device, computing_exactly
+from reslab.networks.model_file import model_path
+from reslab.pictures.reading import in_threads
+from reslab.run.display import Display
+from reslab.run.lock import holding
+from reslab.using.bulk import Predictor
+from reslab.using.classifier import BATCH
+from reslab.using.listing import Listing, expand
+from reslab.using.shards import FORMAT, Format, Shards, pyarrow, shards_folder
+from reslab.using.tables import ERROR
+
+SHARD = 8192  # pictures: what a kill can cost each process
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a call has predicted into a folder.
+
+    pictures: of the whole list; shards: of all of it; done: shards that are there now.
+    predicted: pictures of this call; unreadable: how many of those cannot be read, which their
+    rows say; problems: the first of these, 20 at most.
+    """
+
+    path: Path
+    pictures: int
+    shards: int
+    done: int
+    predicted: int
+    unreadable: int
+    problems: tuple[str, ...]
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**self.__dict__, "path": str(self.path), "problems": list(self.problems)}
+
+
+def predict(
+    model: str | Path,
+    pictures: str | Path | Sequence[str | Path],
+    *,
+    out: str | Path,
+    top: int = 5,
+    unknown_below: float | None = None,
+    coverage: float | None = None,
+    raw: bool = False,
+    format: Format = "csv",
+    shard_size: int = SHARD,
+    device: str = "auto",
+    quiet: bool = False,
+) -> Predicted:
+    """Predict files and folders into tables `out/part-00000.csv` and so on: a row a picture.
+
+    The same call goes on where an earlier one was stopped or killed. Several processes share the
+    shards by RANK and WORLD_SIZE, which `torchrun` sets. A row depends on its picture alone: not
+    on the number of processes or threads, and not on the shards. For a few pictures there is
+    `Classifier.predict`, which takes top, unknown_below, coverage and raw as here.
+
+    shard_size: pictures a shard. format: "csv", or "parquet", which needs pyarrow.
+    A picture that cannot be read has a row with its `error`.
+    Raises InputError if `out` holds something else, or was begun with another model, other options
+    or other pictures; OSError if it cannot be written to.
+    """
+    began = time.perf_counter()
+    rank, world = process_share()
+    if shard_size < 1:
+        raise InputError(f"shard-size {shard_size}: at least 1 picture")
+    if format == "parquet":
+        pyarrow()
+    named = [pictures] if isinstance(pictures, str | Path) else pictures
+    listing = expand([str(one) for one in named])
+    told: dict[str, Any] = {
+        "top": top, "unknown_below": unknown_below, "coverage": coverage, "raw": raw,
+    }  # fmt: skip
+    chosen, threads = choose_device(device), torch.get_num_threads()
+    with computing_exactly(True, chosen):
+        predictor = Predictor(model, chosen, **told)
+        shards = Shards(shards_folder(out), {
+            "format": FORMAT,
+            "model": _file_digest(model_path(model)),
+            "options": {**told, "format": format, "shard_size": shard_size,
+                        "device": chosen.split(":")[0]},
+            "pictures": len(listing),
+            "listed": listing.digest(),
+        })  # fmt: skip
+        with holding(shards.folder, lambda: "another command") if rank == 0 else nullcontext():
+            shards.claim() if rank == 0 else shards.await_claim()
+            mine = shards.missing(rank, world)
+            display = Display(quiet=quiet or rank > 0)
+            counts, problems = _predict_into(shards, mine, listing, predictor, threads, display)
+            done = len(shards.done())
+            if done == shards.count:
+                shards.tidy()
+    seconds = time.perf_counter() - began
+    return Predicted(
+        shards.folder, len(listing), shards.count, done, *counts, tuple(problems), seconds
+    )
+
+
+def process_share() -> tuple[int, int]:
+    """(rank, number of processes) as `torchrun` says by RANK and WORLD_SIZE; (0, 1) without.
+
+    Raises InputError if they are no such numbers.
+    """
+    given = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if not (given[0].isdecimal() and given[1].isdecimal() and int(given[0]) < int(given[1])):
+        raise InputError(f"RANK {given[0]} of WORLD_SIZE {given[1]}: no place among processes")
+    return int(given[0]), int(given[1])
+
+
+def _predict_into(
+    shards: Shards,
+    numbers: list[int],
+    listing: Listing,
+    predictor: Predictor,
+    threads: int,
+    display: Display,
+) -> tuple[tuple[int, int], list[str]]:
+    """((pictures predicted, those that cannot be read), the first reasons) of these shards."""
+    total = sum(len(shards.rows(number)) for number in numbers)
+    problems: list[str] = []
+    unread = 0
+
+    def work(rows: range) -> list[list[Any]]:
+        return predictor.rows(listing[rows.start : rows.stop])
+
+    def written() -> Iterator[int]:
+        nonlocal unread
+        passes = (part for number in numbers for part in _passes(shards.rows(number)))
+        # A pass keeps to one thread, so that how many there are changes no digit.
+        with closing(in_threads(work, passes, ahead=16, threads=threads)) as made:
+            for number in numbers:
+                rows: list[list[Any]] = []
+                for part in _passes(shards.rows(number)):
+                    rows += next(made)
+                    yield len(part)
+                errors = [row[ERROR] for row in rows if row[ERROR] is not None]
+                unread += len(errors)
+                problems.extend(errors[: SHOWN_PROBLEMS - len(problems)])
+                shards.write(number, predictor.columns, rows)
+
+    for _ in display.counted(written(), "predicting", total):
+        pass
+    return (total, unread), problems
+
+
+def _passes(rows: range) -> Iterator[range]:
+    """A shard's pictures in parts that pass through the network together."""
+    return (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
+
+
+def _file_digest(path: Path) -> str:
+    found = hashlib.sha256()
+    with open_regular(path) as file:
+        while part := file.read(1 << 20):
+            found.update(part)
+    return found.hexdigest()
