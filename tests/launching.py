@@ -11,12 +11,29 @@ from torch.distributed import TCPStore
 
 
 @contextmanager
-def started(count, code, *words, launch="a-launch", **environment):
-    """`count` processes that run Python code with these words, in the environment of torchrun."""
+def meeting_place():
+    """The port of a store as torchrun keeps it, over all its starts."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     store = TCPStore("127.0.0.1", port, None, True, timedelta(seconds=60))
+    yield port
+    del store
+
+
+@contextmanager
+def started(count, code, *words, launch="a-launch", port=None, **environment):
+    """`count` processes that run Python code with these words, in the environment of torchrun.
+
+    port: of the store where they meet; of one of their own if None.
+    """
+    if port is None:
+        with (
+            meeting_place() as own,
+            started(count, code, *words, launch=launch, port=own, **environment) as processes,
+        ):
+            yield processes
+        return
     shared = {
         "TORCHELASTIC_RUN_ID": launch, "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCHELASTIC_RESTART_COUNT": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
@@ -36,7 +53,6 @@ def started(count, code, *words, launch="a-launch", **environment):
         for process in processes:
             process.kill()
             process.communicate()
-        del store
 
 
 def ended(processes, timeout=120):

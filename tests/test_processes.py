@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import reslab
-from launching import ended, started
+from launching import ended, meeting_place, started
 from reslab.learning.loop import gradients_of
 from reslab.learning.loss import Loss
 from reslab.learning.parts.part import Moment, Part
@@ -122,6 +122,41 @@ def test_two_processes_give_the_bits_of_one_and_one_message(
             assert "process 1 of 2" in said[2]
             recipe = reslab.load_recipe(tmp_path / "2" / "layer" / "recipe.toml")
             assert recipe.parts == 4  # so that it can be repeated without torchrun
+
+
+MEET = """
+import os, sys
+import torch
+from reslab.processes import LostProcessError, team, together
+for turn in range(2):
+    with together():
+        own = team()
+        told = own.gather(torch.tensor([own.rank])), own.swap(torch.tensor([1.0, 2.0]) + own.rank)
+        print(own.numbers(own.rank), *[x.tolist() for x in told[0]], told[1].tolist(),
+              own.led(lambda: own.rank))
+try:
+    with together():
+        if team().rank == 1 and sys.argv[1] == "dies":
+            os._exit(9)
+        team().wait()
+        print("together")
+except LostProcessError as error:
+    print(error)
+"""
+
+
+def test_processes_meet_again_where_others_have_met_before_them():
+    """torchrun's store outlives its processes; what the dead have said there misleads nobody."""
+    with meeting_place() as port:
+        for ends in ("dies", "lives"):
+            with started(2, MEET, ends, port=port) as processes:
+                (first, out, error), (second, others, _) = ended(processes)
+            assert (first, second) == (0, 9 if ends == "dies" else 0), error
+            assert out.splitlines()[:2] == ["[0, 1] [0] [1] [1.0, 2.0] 0"] * 2
+            last = out.splitlines()[2]
+            assert last == "together" if ends == "lives" else "process 1 of 2" in last
+            if ends == "lives":
+                assert others.splitlines() == ["[0, 1] [0] [1] [2.0, 3.0] 0"] * 2 + ["together"]
 
 
 @pytest.mark.parametrize("count", range(1, 8))
@@ -321,7 +356,7 @@ def test_torchruns_restarts_go_on_with_the_run(tmp_path):
     command = [
         *[sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
         *["--max-restarts", "3", "-m", "reslab", "train", "digits", "--recipe", "mnist-fast"],
-        *["--batch-size", "60", "--epochs", "20", "--checkpoint-every", "3steps", "--quiet"],
+        *["--batch-size", "60", "--epochs", "6", "--checkpoint-every", "3steps", "--quiet"],
         *["--out", str(out)],
     ]
     log = tmp_path / "log"
@@ -343,7 +378,7 @@ def test_torchruns_restarts_go_on_with_the_run(tmp_path):
         assert process.wait(600) == 0, log.read_text()
     assert len(killed) == 2
     whole = reslab.train(
-        "digits", recipe="mnist-fast", batch_size=60, epochs=20, parts=4, quiet=True,
+        "digits", recipe="mnist-fast", batch_size=60, epochs=6, parts=4, quiet=True,
         out=tmp_path / "whole",
     )  # fmt: skip
     assert digests(out) == digests(whole.path)

@@ -95,23 +95,34 @@ def train(
     asked = _asked(watch_test, language, tensorboard) | by_plan(staged) | {"launch": launch}
     device = _device(device)
     start_clock(minutes, began, str(changes.get("network") or (chosen or Recipe()).network))
-    if (earlier := team().led(lambda: earlier_run(launch, out, overwrite=overwrite))) is not None:
+    if earlier := team().led(lambda: earlier_run(launch, out, overwrite=overwrite)):
         return _go_on(earlier, None, None, device, display, began)
     pictures = _read(source := DataSource.named(data, taken(options, DataSource)), display)
     chosen = whole_recipe(staged, chosen or default_recipe(pictures), changes)
     refuse_inside_data(user_path(out or "runs"), user_path(str(data)))
     chosen = with_whole_paths(in_parts(chosen) if staged is None else chosen)
     with computing_exactly(chosen.parts is not None, device):
-        prepared = prepare(pictures, chosen, display.track, fill=staged is None)
-        say_what_has_no_part(prepared.recipe, changes, display)
-        prepared, reason = with_precision(prepared, device)
-        path = team().led(lambda: new_run_folder(chosen.name, str(data)) if out is None else out)
-        with _held(run := Run(path, writes=team().leads)):
+        prepared, reason = _settled(pictures, chosen, changes, staged, device, display)
+        with _held(run := _run_in(out, chosen, data)):
             info = description(prepared, source, device, **asked) | {"precision_reason": reason}
             _create(run, prepared.recipe, staged, info, began, overwrite=overwrite)
             if staged is not None:
                 return work_by_plan(run, prepared, device, display, staged, began, minutes)
             return _to_the_end(Session.open(run, prepared, device, display, began), fresh=True)
+
+
+def _settled(
+    pictures: Pictures,
+    recipe: Recipe,
+    changes: Mapping[str, Any],
+    staged: Plan | None,
+    device: str,
+    display: Display,
+) -> tuple[Prepared, str]:
+    """All that is settled before the first step, and why in which precision."""
+    prepared = prepare(pictures, recipe, display.track, fill=staged is None)
+    say_what_has_no_part(prepared.recipe, changes, display)
+    return with_precision(prepared, device)
 
 
 def _named(recipe: str | Path | Recipe | None, changes: Mapping[str, Any]) -> Recipe | None:
@@ -138,6 +149,12 @@ def _read(source: DataSource, display: Display) -> Pictures:
 def _held(run: Run) -> AbstractContextManager[None]:
     """Hold the run's folder, for all processes that train together."""
     return holding(run.path, run.holder) if run.writes else nullcontext()
+
+
+def _run_in(out: str | Path | None, recipe: Recipe, data: str | Path) -> Run:
+    """A run that is to be, in `out` or in the next free folder."""
+    path = team().led(lambda: new_run_folder(recipe.name, str(data)) if out is None else out)
+    return Run(path, writes=team().leads)
 
 
 def _create(
