@@ -95,7 +95,9 @@ class Work:
             settled = len(ended) > SETTLED_PASSES and precision == "fp32"  # as the end computes
             if self.clock is not None and settled:
                 self.clock.note_rate(TOGETHER * (len(ended) - 1), ended[-1] - ended[0])
-            self.stop()
+            # Half of the features are none, so some of what is kept for the end may be used.
+            if self.caught or self.short_of(lambda clock: clock.least_ending):
+                raise EnoughError
 
         return stop
 
