@@ -49,7 +49,7 @@ class Kind:
 # By --measure, AMD EPYC (Zen 5), torch 2.14, one thread, beside other work.
 LIST = 0.9e-6  # a file's name in a folder that the system has in memory
 NAME = 60  # bytes of a path of 50 in a table of names
-PHOTO = Kind(8.7, 0.78e-3, 14.8e-3, 17e-6, 12_100, 3 * 224 * 224, 1280 * 4, 151)
+PHOTO = Kind(5.9, 0.78e-3, 14.8e-3, 17e-6, 12_100, 3 * 224 * 224, 1280 * 4, 151)
 DIGIT = Kind(4.5, 0.13e-3, 0.065e-3, 16e-6, 283, 28 * 28, 0, 116)
 HEAD = 0.8e-4  # a picture's view and one strength of a solved head, with 1,280 features
 

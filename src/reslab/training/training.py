@@ -90,17 +90,14 @@ def train(
     display = Display(quiet=quiet, silent=not team().leads)
     changes = changes_of(taken(options, Recipe), fields)
     staged = staged_plan(plan, minutes, recipe, changes, watch_test=watch_test)
-    # What can be wrong with the command is found before the data is read.
-    chosen = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
-    (chosen or Recipe()).with_fields(changes)
+    chosen = _named(recipe, changes)
     launch = launch_name(str(data), options, changes, chosen)
     asked = _asked(watch_test, language, tensorboard) | by_plan(staged) | {"launch": launch}
     device = _device(device)
     start_clock(minutes, began, str(changes.get("network") or (chosen or Recipe()).network))
     if earlier := team().led(lambda: earlier_run(launch, out, overwrite=overwrite)):
         return _go_on(earlier, None, None, device, display, began)
-    source = DataSource.named(data, taken(options, DataSource))
-    pictures = _read(source, display)
+    pictures = _read(source := DataSource.named(data, taken(options, DataSource)), display)
     chosen = whole_recipe(staged, chosen or default_recipe(pictures), changes)
     refuse_inside_data(user_path(out or "runs"), user_path(str(data)))
     chosen = with_whole_paths(in_parts(chosen) if staged is None else chosen)
@@ -126,6 +123,13 @@ def _settled(
     prepared = prepare(pictures, recipe, display.track, fill=staged is None)
     say_what_has_no_part(prepared.recipe, changes, display)
     return with_precision(prepared, device)
+
+
+def _named(recipe: str | Path | Recipe | None, changes: Mapping[str, Any]) -> Recipe | None:
+    """The recipe that is named, if any; what is wrong with it is found before the data is read."""
+    chosen = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
+    (chosen or Recipe()).with_fields(changes)
+    return chosen
 
 
 def _device(asked: str) -> str:

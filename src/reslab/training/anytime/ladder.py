@@ -68,8 +68,6 @@ def next_stage(work: Work) -> Stage | None:
     if work.plan.stages and work.clock.left_to_learn < WORTH:
         return None
     found = _after_head(work) if _solvable(work.base) else _from_scratch(work)
-    if found is None:
-        return None
     pinned = work.plan.pinned
     kept = {name: value for name, value in found.fields.items() if name not in pinned}
     given_up = sum(stage.diverged for stage in work.plan.stages)
@@ -91,7 +89,7 @@ def _solvable(base: Prepared) -> bool:
     return True
 
 
-def _after_head(work: Work) -> Stage | None:
+def _after_head(work: Work) -> Stage:
     clock, stages = work.clock, work.plan.stages
     assert clock is not None
     count = len(work.base.pictures.splits["train"])
@@ -120,7 +118,9 @@ def _after_head(work: Work) -> Stage | None:
             )
     later = later_layers(work.base)
     if passes < LEAST_EPOCHS * (LATER_PASSES if later else PASSES):
-        return _together(work)
+        found = _together(work)
+        if found is not None:
+            return found  # what time is left may still be tried on more of the network
     if passes / LATER_PASSES < LATER_FROM and all(one.name != "last layers" for one in stages):
         found = _last_layers(work, passes)
         if found is not None:
