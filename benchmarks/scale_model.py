@@ -46,7 +46,7 @@ class Kind:
         return self.read + self.forward + self.row
 
 
-# By --measure, AMD EPYC (Zen 5), torch 2.14, one thread, beside other work.
+# By --measure, AMD EPYC (Zen 4), torch 2.14, one thread, beside other work.
 LIST = 0.9e-6  # a file's name in a folder that the system has in memory
 NAME = 60  # bytes of a path of 50 in a table of names
 PHOTO = Kind(5.9, 0.78e-3, 14.8e-3, 17e-6, 12_100, 3 * 224 * 224, 1280 * 4, 151)
