@@ -28,7 +28,7 @@ FULL_RATE_AT = 2.0  # epochs; a shorter training would not find back from large 
 # longer one they would carry the weights too far from where they were pretrained
 HEAD_SHARE = 0.4  # of the time left, that features for a solved head may take
 HEAD_ALONE = 0.85  # the same, where there is time for nothing else
-LEAST_EPOCHS = 0.5  # of all layers; with less, food10's accuracy fell (LOG.md)
+LEAST_EPOCHS = 1.0  # of more layers; with less, food10's accuracy fell (LOG.md)
 QUICK_SHARE = 0.15  # of the time, for a first model where nothing was pretrained
 CYCLES = 4  # that are each longer than the one before
 LONGER = 4  # a cycle from scratch is so many times as long as the one before
