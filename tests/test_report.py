@@ -108,7 +108,7 @@ def test_a_name_that_breaks_lines_stays_one(tmp_path):
 
 
 def test_a_page_is_not_worth_a_run(split_photos, tmp_path, monkeypatch, capsys):
-    def fails(*given):
+    def fails(*given, **named):
         raise InputError("whatever")
 
     monkeypatch.setattr("reslab.training.run_files.write_report", fails)
