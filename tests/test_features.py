@@ -252,19 +252,6 @@ def test_what_is_known_is_not_computed_again(learn, split_photos, tmp_path):
     assert counts(learn("i", data, views=2, view_seed=1)) == (130, 32)
 
 
-def test_passes_side_by_side_are_those_one_after_another(learn, monkeypatch, tmp_path):
-    """The same bits, each under its own picture, however many cores there are."""
-    heads = {}
-    for cores in (1, 3):
-        monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / f"of {cores}"))
-        monkeypatch.setattr(features.torch, "get_num_threads", lambda cores=cores: cores)
-        run = learn(str(cores), views=1, precision="fp32")
-        assert run.info["features"]["computed"] == 65 + 7 + 24
-        heads[cores] = head_of(run)
-    for head in heads.values():
-        assert all(torch.equal(value, heads[1][key]) for key, value in head.items())
-
-
 def test_other_weights_never_meet_stale_features(learn, weights, tmp_path):
     learn("a", views=1)
     state = torch.load(weights)

@@ -2,9 +2,7 @@
 
 import copy
 import hashlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -23,7 +21,7 @@ from reslab.pictures.batches import Batches, InOrder, views
 from reslab.pictures.cache import cache_folder, make_room
 from reslab.pictures.content import KEY, keys_of
 from reslab.pictures.preprocessing import Preprocessing
-from reslab.pictures.reading import in_threads, keep_to, memory_budget
+from reslab.pictures.reading import in_threads, memory_budget
 from reslab.pictures.settings import Augmentation
 from reslab.pictures.store import PixelStore
 from reslab.pictures.table import Samples
@@ -32,7 +30,6 @@ Wanted = tuple[Samples, tuple[int, ...]]  # pictures, and which views of each
 Lacking = tuple[Samples, int, tuple[int, ...]]  # pictures, a row of them, and views of it
 EVALUATION = -1  # the view of a picture that is not augmented
 TOGETHER = 16  # views a forward pass
-SIDE_BY_SIDE = 8  # forward passes at once, at most: each takes memory
 FORMAT = 2  # another one where the same key would stand for other numbers
 
 
@@ -152,7 +149,12 @@ class Features:
 
         Raises InputError where a picture can no longer be read.
         """
-        for names, found in self._computed(self._passes(lacking)):
+        network: Callable[[torch.Tensor], torch.Tensor] | None = None
+        for names, x in self._passes(lacking):
+            if network is None:
+                network = self._ready(x)
+            with torch.inference_mode():
+                found = network(as_input(x, self._device))[: len(names)].to(self._dtype).cpu()
             if not bool(found.isfinite().all()):
                 raise InputError(
                     "the frozen part's outputs are not finite, or too large to be kept in half"
@@ -163,40 +165,6 @@ class Features:
             yield len(names)
         if lacking:
             self._store.refresh()
-
-    def _computed(
-        self, passes: Iterator[tuple[np.ndarray, torch.Tensor]]
-    ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-        """(names, features) of one forward pass after another.
-
-        On a CPU each core has a pass of its own, up to `SIDE_BY_SIDE`: those that shared one would
-        wait for each other at every layer, and longest for the core that makes pictures meanwhile.
-        """
-        first = next(passes, None)
-        if first is None:
-            return
-        network = self._ready(first[1])
-
-        def work(one: tuple[np.ndarray, torch.Tensor]) -> tuple[np.ndarray, torch.Tensor]:
-            names, x = one
-            with torch.inference_mode():
-                found = network(as_input(x, self._device))[: len(names)]
-                return names, found.to(self._dtype).cpu()
-
-        cores = torch.get_num_threads()
-        workers = min(cores, SIDE_BY_SIDE) if self._device == "cpu" else 1
-        with ThreadPoolExecutor(workers, initializer=keep_to, initargs=(cores // workers,)) as pool:
-            waiting = deque([pool.submit(work, first)])
-            try:
-                for one in passes:
-                    waiting.append(pool.submit(work, one))
-                    if len(waiting) > workers:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
 
     def _passes(self, lacking: list[Lacking]) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
         """(names, input) of one forward pass after another, decoded by threads meanwhile."""

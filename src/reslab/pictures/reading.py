@@ -66,18 +66,13 @@ def in_threads(
 
 
 def keep_to_one_core() -> None:
-    """Let torch's operations in this thread keep to it: the others have the other cores."""
-    keep_to(1)
-
-
-def keep_to(cores: int) -> None:
-    """Let torch's operations in this thread take so many cores.
+    """Let torch's operations in this thread keep to it: the others have the other cores.
 
     torch.set_num_threads would set the number of threads that start later too. This thread's own
     number is OpenMP's, once torch has set it up.
     """
     torch.get_num_threads()
-    threadpool_limits(cores, user_api="openmp")
+    threadpool_limits(1, user_api="openmp")
 
 
 def with_keys(pictures: Pictures, *, leave_out: bool = False, track: Track = untracked) -> Pictures:
