@@ -93,10 +93,12 @@ def publish_in_time(work: Work, session: Session) -> None:
         if file.name == "predictions.csv":
             file.written_by(run.path / file.name, outcome)
     run.write_info(status="finished", **session.standing())
+    told = time.perf_counter()
     _show(outcome, clock)
     for problem in outcome.problems:
         session.display.warn(problem)
-    run.write_info(**session.standing())
+    seconds = run.info["seconds"]
+    run.write_info(seconds=seconds | {"total": seconds["total"] + time.perf_counter() - told})
 
 
 def _scored(work: Work, session: Session, network: nn.Module, split: str) -> Scored | None:
