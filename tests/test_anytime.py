@@ -232,9 +232,8 @@ def test_a_stopped_run_goes_on_and_its_plan_still_repeats(
 
 @pytest.mark.usefixtures("ticking")
 def test_pretrained_it_begins_with_a_solved_head_and_trains_on_from_it(
-    split_photos, tmp_path, weights, monkeypatch
+    split_photos, tmp_path, weights
 ):
-    monkeypatch.setattr(ladder, "LATER_FROM", 1e9)  # there is time for more layers at once
     options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
     fields = {"preprocess.size": 32}
     run = reslab.train(

@@ -22,7 +22,6 @@ LATER_PASSES = 2.6  # forward passes that a step of all but the first layers cos
 LAST = 0.4  # of a pass's operations, that the last layers may take
 LAST_PASSES = 1.2  # forward passes of the whole network, that a step of the last layers costs
 LAST_EPOCHS = (2, 4)  # least that are worth their features; most, then more of the network pays
-LATER_FROM = 2.0  # epochs of all but the first layers, that give more than the last layers
 WHOLE_FROM = 10.0  # epochs of the whole network, for which the first layers need not be spared
 FULL_RATE_AT = 2.0  # epochs; a shorter training would not find back from large steps, and in a
 # longer one they would carry the weights too far from where they were pretrained
@@ -121,7 +120,7 @@ def _after_head(work: Work) -> Stage:
         found = _together(work)
         if found is not None:
             return found  # what time is left may still be tried on more of the network
-    if passes / LATER_PASSES < LATER_FROM and all(one.name != "last layers" for one in stages):
+    if all(one.name != "last layers" for one in stages):
         found = _last_layers(work, passes)
         if found is not None:
             return found

@@ -227,6 +227,8 @@ class Steering:
         if work.clock is not None:
             if stage.share is not None:
                 self._until = time.perf_counter() + stage.share * work.clock.left_to_learn
+            if session.prepared.cut is None:  # where it wins, validation is to be judged again
+                work.clock.validated = False
             if work.clock.rate:
                 self._judging = UNFOLDED * self._validation / work.clock.rate
         self._saved = time.perf_counter()
