@@ -172,7 +172,7 @@ def world(tmp_path_factory, run):
 
     first = next(key for key, value in tensors.items() if value.is_floating_point())
     model("nan", {first: torch.full_like(tensors[first], float("nan"))})
-    model("shape", {first: torch.zeros(3)})
+    model("shape", {first: torch.zeros(5, 7)})  # as no tensor of it, whichever comes first
     model("extra", {"surprise": torch.zeros(1)})
     model("network", network="no-such-network")
     model("classes", classes=["a", "a", "b"])
