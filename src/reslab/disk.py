@@ -66,6 +66,17 @@ def refuse_unwritable_name(path: str | Path, option: str) -> None:
         raise InputError(f"{option} {shown}: the name is not UTF-8; choose another") from None
 
 
+def folder_to_fill(target: str | Path, option: str) -> Path:
+    """The folder an option names, there or to be made in one that is. Raises InputError."""
+    path = user_path(target)
+    refuse_unwritable_name(path, option)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{option} {path}: a file stands there; name a folder")
+    if not path.parent.is_dir():
+        raise InputError(f"{option} {path}: {path.parent} is no folder")
+    return path
+
+
 def open_regular(path: str | Path) -> BinaryIO:
     """A regular file to be read. Raises OSError for anything else, without waiting for it."""
     return os.fdopen(_opened(path)[0], "rb")

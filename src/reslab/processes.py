@@ -258,17 +258,23 @@ def _join() -> Team:
         return Team()
     store, rank, count = _connect()
     meeting = _meet(store, rank, count)
-    store = dist.PrefixStore(meeting, store)  # type: ignore[attr-defined]
+    store = _within(meeting, store)
     found = Team(rank, count, _store=store)
     store.set(f"beat/{rank}", "0")
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    within = dist.PrefixStore("collectives", store)  # type: ignore[attr-defined]
+    within = _within("collectives", store)
     dist.init_process_group(backend, store=within, rank=rank, world_size=count, timeout=_PATIENCE)
     found.wait()
     # A connection that nothing holds up.
-    second = dist.PrefixStore(meeting, _connect()[0])  # type: ignore[attr-defined]
+    second = _within(meeting, _connect()[0])
     threading.Thread(target=found.watch, args=(second,), daemon=True).start()
     return found
+
+
+def _within(name: str, store: Any) -> Any:
+    """A part of the store under a name of its own."""
+    # torch takes the name from its C extension, where mypy does not look.
+    return dist.PrefixStore(name, store)  # type: ignore[attr-defined]
 
 
 def _connect() -> tuple[Any, int, int]:

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -105,7 +105,7 @@ class Batches(ABC):
         ahead: make the next one while one is used, in a thread of its own. of: what is made of
         (epoch, step), in the place of a batch.
         """
-        make: Callable[[int, int], Made] = of or self.batch  # type: ignore[assignment]
+        make: Callable[[int, int], Any] = self.batch if of is None else of
         if not ahead or first >= len(self):
             yield from (make(epoch, step) for step in range(first, len(self)))
             return

@@ -147,6 +147,7 @@ class Folder:
         return None
 
     def has(self, name: str) -> bool:
+        # Asked for each file of a list: no Path, as above.
         return os.path.isfile(os.path.join(self.location, name))  # noqa: PTH113, PTH118
 
     def holds(self, names: Names) -> np.ndarray:

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from reslab.disk import read_regular, refuse_unwritable_name, user_path, write_safely
+from reslab.disk import folder_to_fill, read_regular, write_safely
 from reslab.errors import InputError
 from reslab.pictures.files import printable
 from reslab.using.tables import Cell, Columns, csv_of
@@ -128,12 +128,7 @@ class Shards:
 
 def shards_folder(out: str | Path) -> Path:
     """The folder, made if it is not there. Raises InputError if it cannot be one."""
-    path = user_path(out)
-    refuse_unwritable_name(path, "--out")
-    if path.exists() and not path.is_dir():
-        raise InputError(f"--out {path}: a file stands there; name a folder")
-    if not path.parent.is_dir():
-        raise InputError(f"--out {path}: {path.parent} is no folder")
+    path = folder_to_fill(out, "--out")
     path.mkdir(exist_ok=True)
     return path
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from reslab.disk import real_path, refuse_unwritable_name, user_path
+from reslab.disk import folder_to_fill, real_path, user_path
 from reslab.errors import InputError
 from reslab.using.prediction import Prediction
 
@@ -19,12 +19,7 @@ _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{p}{n}" for p in ("COM", "LPT") for
 
 def refuse_unsortable(target: str | Path, classes: Sequence[str]) -> Path:
     """The folder to copy into. Raises InputError if it, or a class's folder, cannot be."""
-    path = user_path(target)
-    refuse_unwritable_name(path, "--copy-to")
-    if path.exists() and not path.is_dir():
-        raise InputError(f"--copy-to {path}: a file stands there; name a folder")
-    if not path.parent.is_dir():
-        raise InputError(f"--copy-to {path}: {path.parent} is no folder")
+    path = folder_to_fill(target, "--copy-to")
     strange = [repr(name) for name in classes if not _can_be_a_folder(name)]
     if strange:
         raise InputError("--copy-to: names of classes that no folder can have:", strange)

@@ -116,17 +116,21 @@ def _some(pictures: Pictures, count: int, seed: int) -> Pictures:
     return replace(pictures, splits=pictures.splits | {"train": train.take(np.sort(order[:count]))})
 
 
+def _with_features(work: Work, session: Session) -> Prepared:
+    """Compute what the frozen part makes of the pictures, as long as there is time."""
+    prepared = session.prepared
+    stop = work.stopping(prepared.recipe.precision)
+    session.prepared, report = with_features(prepared, session.device, session.display, stop)
+    session.note_features("features", report)
+    return session.prepared
+
+
 def _solve(work: Work, session: Session, stage: Stage) -> None:
     """Solve the head on plain features of the frozen network."""
     if work.progress.epoch > stage.first:  # it had been solved before the run was stopped
         return
     started = time.perf_counter()
-    stop = work.stopping(session.prepared.recipe.precision)
-    session.prepared, report = with_features(
-        session.prepared, session.device, session.display, stop
-    )
-    session.note_features("features", report)
-    prepared, display = session.prepared, session.display
+    prepared, display = _with_features(work, session), session.display
     found = start_from_solved_head(prepared, session.device, display, work.stop)
     stage.strength = found["strength"]
     for _ in followed(session, _solved(session, started), 0):
@@ -139,12 +143,7 @@ def _solve_together(work: Work, session: Session, stage: Stage) -> None:
     if work.progress.epoch > stage.first:
         return
     started = time.perf_counter()
-    stop = work.stopping(session.prepared.recipe.precision)
-    session.prepared, report = with_features(
-        session.prepared, session.device, session.display, stop
-    )
-    session.note_features("features", report)
-    prepared = session.prepared
+    prepared = _with_features(work, session)
     logits, labels = logits_of(
         prepared.trained, prepared.evaluation["validation"](), session.device
     )
@@ -183,10 +182,7 @@ def _train(work: Work, session: Session, stage: Stage) -> None:
     """Train to the end of the stage's pace, which the clock decides if there is one."""
     prepared, progress = session.prepared, work.progress
     if prepared.cut is not None:
-        stop = work.stopping(prepared.recipe.precision)
-        session.prepared, report = with_features(prepared, session.device, session.display, stop)
-        session.note_features("features", report)
-        prepared = session.prepared
+        prepared = _with_features(work, session)
     steps = len(prepared.batches)
     first = progress.epoch * steps + progress.step
     if stage.turns:
