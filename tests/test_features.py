@@ -376,7 +376,7 @@ def test_pictures_beyond_the_memory_are_read_from_the_cache(learn, monkeypatch):
 
 def test_killed_while_computing_and_started_again(learn, split_photos, weights, tmp_path):
     """The same features bit for bit, and nothing twice but the batch that was being computed."""
-    wanted, views = (20, 20) if os.environ.get("RESLAB_LONG") == "1" else (2, 10)
+    wanted, views = (20, 20) if os.environ.get("RESLAB_LONG") == "1" else (4, 10)
     learn("whole", views=views, precision="fp32")
     expected = all_features()
     shutil.rmtree(cache_folder())

@@ -59,8 +59,8 @@ def test_real_weights_give_timms_own_features(lite0):
 
 
 def test_a_classifier_of_real_photos_from_list_files(food, lite0, tmp_path):
-    """A sixteenth of the training list; the list's indices become class names."""
-    lines = (food / "train.txt").read_text().splitlines()[::16]
+    """An eighth of the training list; the list's indices become class names."""
+    lines = (food / "train.txt").read_text().splitlines()[::8]
     few = tmp_path / "few.txt"
     few.write_text("\n".join(lines))
     tests = tmp_path / "tests.txt"
@@ -69,11 +69,11 @@ def test_a_classifier_of_real_photos_from_list_files(food, lite0, tmp_path):
     found = reslab.train(
         few, test=tests, root=food, recipe="photos", network="tf_efficientnet_lite0",
         weights=lite0, epochs=4, out=tmp_path / "r", seed=1, quiet=True,
-        views=1, fields={"augment.zoom": 1},
+        fields={"augment.zoom": 1},
     )  # fmt: skip
     assert found.info["counts"]["test"] == 125
     assert "apple_pie" in found.classes
-    assert found.test["accuracy"] > 0.5
+    assert found.test["accuracy"] > 0.6
     trained = load_model(found.path).network.state_dict()
     for key, value in read_state(lite0).items():
         if not key.startswith("classifier."):
