@@ -3,10 +3,11 @@
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from reslab.networks.catalogue import NetworkSpec, build_network
-from reslab.networks.folding import folded
+from reslab.networks.folding import folded, folded_in_each_pass
 
 
 def lived_in(network):
@@ -77,6 +78,30 @@ def test_a_convolution_used_twice_is_left_alone(kind):
         torch.testing.assert_close(found(x), network(x))
 
 
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0"])
+def test_training_with_frozen_statistics_learns_the_same(name):
+    spec = NetworkSpec(name, 5, 3, (64, 64))
+    network = lived_in(build_network(spec, 0)).double()
+    x, labels = torch.randn(4, 3, 64, 64).double(), torch.arange(4)
+    found = folded_in_each_pass(network, x[:1])
+    assert found is not network
+    assert {id(p) for p in found.parameters()} == {id(p) for p in network.parameters()}
+
+    def gradients(of):
+        network.zero_grad()
+        F.cross_entropy(of(x), labels).backward()
+        return {key: p.grad.clone() for key, p in network.named_parameters()}
+
+    expected = gradients(network)
+    names = set(network.state_dict())
+    for key, gradient in gradients(found).items():
+        torch.testing.assert_close(gradient, expected[key], rtol=1e-6, atol=1e-9)
+    with torch.no_grad():  # the weights that it computes with are those of now
+        network.get_parameter(next(iter(expected))).mul_(1.5)
+        torch.testing.assert_close(found(x), network(x))
+    assert set(network.state_dict()) == names
+
+
 def test_what_cannot_be_traced_stays_as_it_is():
     class Deciding(nn.Module):
         def __init__(self):
@@ -89,3 +114,4 @@ def test_what_cannot_be_traced_stays_as_it_is():
 
     network = lived_in(Deciding())
     assert folded(network, torch.randn(1, 1, 8, 8)) is network
+    assert folded_in_each_pass(network, torch.randn(1, 1, 8, 8)) is network

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import sys
 import tarfile
 import time
@@ -215,6 +216,9 @@ HOSTILE = {
     "no label; JSON": lambda shard, png: [add(shard, "a.png", png), add(shard, "a.json", b"{}")],
     "or no JSON": lambda shard, png: [add(shard, "a.png", png), add(shard, "a.json", b"[" * 9000)],
     "a NUL": lambda shard, png: [add(shard, "a.png", png), add(shard, "a.cls", b"x\0y")],
+    "a label without a picture": lambda shard, png: add(shard, "b.cls", b"x"),
+    "a label without a picture, or": lambda shard, png: [
+        add(shard, "b.jxl", png), add(shard, "b.json", b'{"label": 1}')],
     "so no label": lambda shard, png: [
         add(shard, "a.png", png), add(shard, "a.cls", bytes(2 << 20))],
     "out of range": lambda shard, png: [add(shard, "a.png", png), add(shard, "a.cls", b"-1")],
@@ -287,6 +291,33 @@ def test_a_broken_picture_in_a_shard_is_named_or_left_out(packed, tmp_path):
     with pytest.raises(InputError, match=r"a-005\.tar:猫/bad\.png: not a picture"):
         with_keys(open_pictures(tmp_path / "s"))
     assert with_keys(open_pictures(tmp_path / "s"), leave_out=True).counts()["train"] == 36
+
+
+def test_braces_may_stand_for_folders(packed, tmp_path):
+    tars = sorted((packed["shards"] / "train").rglob("*.tar"))[:2]
+    for number, path in enumerate(tars):
+        (tmp_path / f"part{number}").mkdir()
+        shutil.copy(path, tmp_path / f"part{number}" / "train.tar")
+    both = open_pictures(tmp_path / "part{0..1}" / "train.tar")
+    each = [open_pictures(tmp_path / f"part{number}" / "train.tar") for number in range(2)]
+    assert len(both.splits["train"]) == sum(len(one.splits["train"]) for one in each)
+
+
+def test_a_row_without_bytes_of_a_picture_is_named(packed, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    png = next(packed["folder"].rglob("*.png")).read_bytes()
+    rows = [{"bytes": png, "path": "a.png"}, None]
+    pq.write_table(pa.table({"image": rows, "label": [0, 0]}), tmp_path / "train.parquet")
+    files = open_pictures(tmp_path / "train.parquet").splits["train"].files
+    read = {name: len(png) if "a.png" in name else None for name in files.names()}
+    for name, size in read.items():
+        if size:
+            assert len(files.read(name)) == size
+        else:
+            with pytest.raises(OSError, match="holds no bytes of a picture"):
+                files.read(name)
 
 
 def test_files_that_do_not_tell_their_split_are_refused(packed, tmp_path):

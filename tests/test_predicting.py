@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 
 import reslab
 from drawn_pictures import fill
+from packing import add, write_parquet, write_shards
 from reslab.cli import main
 from reslab.errors import InputError
 from reslab.using import predicting, shards
@@ -206,6 +208,42 @@ def test_killed_at_any_time_in_any_number_of_processes(run, many, unbroken, tmp_
         assert rows_of(out)[0] == as_text(unbroken)
 
 
+@pytest.mark.parametrize("form", ["shards", "Parquet"])
+def test_packed_pictures_are_predicted_where_they_lie(run, many, tmp_path, form):
+    """With labels or without; a row is that of the same picture in a folder."""
+    paths = [many / kind / f"{number}.png" for kind in ("猫", "bird") for number in range(501, 531)]
+    rows = [(path.name, path.read_bytes(), path.parent.name) for path in paths]
+    (tmp_path / "packed").mkdir()
+    for number in range(2):
+        own = rows[30 * number : 30 * number + 30]
+        if form == "Parquet":
+            write_parquet(tmp_path / "packed" / f"{number}.parquet", own, ("bird", "猫"))
+        else:
+            write_shards(tmp_path / "packed" / str(number), own, each=40)
+    packs = sorted((tmp_path / "packed").iterdir())
+    if form == "shards":  # one without labels
+        with tarfile.open(packs[1], "w") as shard:
+            for name, data, kind in rows[30:]:
+                add(shard, f"{kind}/{name}", data)
+    found = reslab.predict(run.path, tmp_path / "packed", out=tmp_path / "o", **QUIET)
+    assert (found.pictures, found.unreadable) == (60, 1)
+    known = Predictor(run.path, "cpu")
+    for row in rows_of(tmp_path / "o")[0]:
+        pack, _, name = row[0].rpartition(":")
+        kind = "猫" if Path(pack) == packs[0] else "bird"
+        source = many / kind / name.rpartition("/")[2].rpartition("-")[2]
+        (said,) = as_text(known.rows([str(source)]))
+        assert row[1:3] + row[4:] == said[1:3] + said[4:]
+        assert bool(row[3]) == (source == many / "bird" / "520.png")
+    named = tmp_path / "packed" / ("{0..1}.parquet" if form == "Parquet" else "{0..1}-000.tar")
+    assert list(expand([str(named)], packed=True)) == list(
+        expand([str(tmp_path / "packed")], packed=True)
+    )
+    packs[0].write_bytes(packs[0].read_bytes()[:700])
+    with pytest.raises(InputError, match=packs[0].name):
+        reslab.predict(run.path, packs[0], out=tmp_path / "second", **QUIET)
+
+
 def test_something_else_is_refused_by_name(run, many, tmp_path, monkeypatch):
     out = tmp_path / "o"
     reslab.predict(run.path, many / "猫", out=out, **QUIET)
@@ -213,12 +251,14 @@ def test_something_else_is_refused_by_name(run, many, tmp_path, monkeypatch):
     other = tmp_path / "other.safetensors"
     other.write_bytes((run.path / "model.safetensors").read_bytes())
     assert reslab.predict(other, many / "猫", out=out, **QUIET).predicted == 0  # the same content
-    monkeypatch.setattr(predicting, "_file_digest", lambda path: "another")
+    monkeypatch.setattr(predicting, "_digest_of", lambda path: "another")
+    monkeypatch.chdir(tmp_path)
     for given, options, said in (
         (many / "猫", {}, "the model: another one"),
         (many / "猫", {"top": 2, "raw": True}, "top: 5 there, 2 now\n  raw: False there, True now"),
         (many / "猫", {"shard_size": 9}, "shard-size: 8192 there, 9 now"),
         (many / "bird", {}, "the number of pictures: 35 there, 34 now"),
+        (os.path.relpath(many / "猫"), {}, "other paths, or another order"),  # rows would differ
         ([*(many / "狗").iterdir(), many / "zz" / "last.png"], {}, "other paths, or another order"),
     ):
         with pytest.raises(InputError, match="begun with something else") as refused:
@@ -250,14 +290,20 @@ def test_the_command_sums_up(run, many, tmp_path, capsys, monkeypatch):
     assert "520.png: not a picture" in said
     summary = json.loads(out)
     assert (summary["pictures"], summary["done"], summary["unreadable"]) == (105, 1, 2)
-    status, out, _ = command(words[:-2], capsys, monkeypatch)
-    assert status == 0
+    listed = (tmp_path / "o" / "unreadable-00000.txt").read_text().splitlines()
+    assert len(listed) == 2
+    assert "520.png: not a picture" in " ".join(listed)
+    status, out, said = command(words[:-2], capsys, monkeypatch)
+    assert status == 2  # an earlier start has met them, which does not mend them
     assert "finished before" in out
+    assert "2 of 105 picture(s) cannot be read" in said
     as_process(monkeypatch, 0, 2)
     words[4] = tmp_path / "second"
     status, _, said = command(words, capsys, monkeypatch)
     assert status == 0  # or torchrun would stop the others
     assert "note: 2 of 105" in said
+    as_process(monkeypatch, 1, 2)
+    assert command(words, capsys, monkeypatch)[1] == ""  # one process speaks
 
 
 def test_parquet_holds_the_same(run, many, unbroken, tmp_path, monkeypatch):

@@ -127,13 +127,22 @@ def test_two_processes_give_the_bits_of_one_and_one_message(
 MEET = """
 import os, sys
 import torch
+from reslab.learning.pieces import sum_of, tree_sum
 from reslab.processes import LostProcessError, team, together
+
+def piece(number):  # more numbers than are sent to all at once
+    return torch.randn(40001, generator=torch.Generator().manual_seed(number)) * 10.0**number
+
 for turn in range(2):
     with together():
         own = team()
         told = own.gather(torch.tensor([own.rank])), own.swap(torch.tensor([1.0, 2.0]) + own.rank)
         print(own.numbers(own.rank), *[x.tolist() for x in told[0]], told[1].tolist(),
-              own.led(lambda: own.rank))
+              own.led(lambda: own.rank),
+              all(torch.equal(sum_of(parts, own, piece),
+                              tree_sum(0, parts, lambda node: piece(node[0])
+                                       if node[1] - node[0] == 1 else None))
+                  for parts in (2, 3, 4, 5, 7)))
 try:
     with together():
         if team().rank == 1 and sys.argv[1] == "dies":
@@ -152,11 +161,12 @@ def test_processes_meet_again_where_others_have_met_before_them():
             with started(2, MEET, ends, port=port) as processes:
                 (first, out, error), (second, others, _) = ended(processes)
             assert (first, second) == (0, 9 if ends == "dies" else 0), error
-            assert out.splitlines()[:2] == ["[0, 1] [0] [1] [1.0, 2.0] 0"] * 2
+            assert out.splitlines()[:2] == ["[0, 1] [0] [1] [1.0, 2.0] 0 True"] * 2
             last = out.splitlines()[2]
             assert last == "together" if ends == "lives" else "process 1 of 2" in last
             if ends == "lives":
-                assert others.splitlines() == ["[0, 1] [0] [1] [2.0, 3.0] 0"] * 2 + ["together"]
+                met = ["[0, 1] [0] [1] [2.0, 3.0] 0 True"] * 2
+                assert others.splitlines() == [*met, "together"]
 
 
 @pytest.mark.parametrize("count", range(1, 8))

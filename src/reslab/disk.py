@@ -10,6 +10,7 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -77,7 +78,7 @@ def folder_to_fill(target: str | Path, option: str) -> Path:
     return path
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> BufferedReader:
     """A regular file to be read. Raises OSError for anything else, without waiting for it."""
     return os.fdopen(_opened(path)[0], "rb")
 

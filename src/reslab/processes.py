@@ -121,9 +121,10 @@ class Team:
 
     def swap(self, own: torch.Tensor) -> torch.Tensor:
         """Row r of what this process gives (count, ...) goes to process r: all_to_all."""
-        found = torch.empty_like(own)
+        own = own.contiguous()
+        found = torch.empty_like(own)  # of a view it would be laid out as the view is
         with self._listening():
-            dist.all_to_all_single(found, own.contiguous())
+            dist.all_to_all_single(found, own)
         return found
 
     def heed(self) -> None:

@@ -15,7 +15,12 @@ from reslab.process import refuse_several
 def predict(
     model: Model,
     /,
-    *pictures: Annotated[str, Parameter(help="Picture files and folders of them.")],
+    *pictures: Annotated[
+        str,
+        Parameter(
+            help="Picture files and folders of them; with --out tar shards and Parquet files too."
+        ),
+    ],
     top: Annotated[int, Parameter(help="How many classes to name for each picture.")] = 5,
     unknown_below: UnknownBelow = None,
     coverage: Coverage = None,
@@ -114,7 +119,7 @@ def _into_folder(
     from reslab.using.predicting import predict as predict_
     from reslab.using.predicting import process_share
 
-    _, processes = process_share()
+    rank, processes = process_share()
     try:
         found = predict_(model, pictures, out=out, **options)
     except KeyboardInterrupt as stopped:
@@ -122,6 +127,8 @@ def _into_folder(
             f"the tables in {out} are whole; the same command goes on",
             getattr(stopped, "signal_number", signal.SIGINT),
         ) from None
+    if rank > 0:
+        return
     if json:
         print_json(found.as_dict())
     else:
@@ -129,7 +136,7 @@ def _into_folder(
     if not found.unreadable:
         return
     problem = InputError(
-        f"{found.unreadable:,} of {found.predicted:,} picture(s) cannot be read:",
+        f"{found.unreadable:,} of {found.pictures:,} picture(s) cannot be read:",
         found.problems,
     )
     if processes == 1:

@@ -8,6 +8,7 @@ Coordinate Descent, J. Stat. Softw. 33 (2010), for the path with warm starts.
 
 import copy
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,11 @@ from torch import nn
 STRONGEST, WEAKEST = 1.0, 1e-3  # what the path spans; both ends lose on every set tried (LOG.md)
 _PATH = 10  # strengths, where no recipe says how many
 _ITERATIONS = 200  # of L-BFGS at most, for one strength
+Stop = Callable[[], None]  # raises if the work is to end here
+
+
+def _go_on() -> None:
+    pass
 
 
 def strengths(count: int) -> list[float]:
@@ -38,8 +44,8 @@ class HeadProblem:
         self.labels = labels
         self.weights = weights
 
-    def solve(self, head: nn.Linear, strength: float) -> None:
-        """Bring the head to the minimum, from where it stands."""
+    def solve(self, head: nn.Linear, strength: float, stop: Stop = _go_on) -> None:
+        """Bring the head to the minimum, from where it stands; `stop` may raise on the way."""
         with torch.no_grad():
             weight, bias = self._standardised(head)
         weight.requires_grad_()
@@ -54,6 +60,7 @@ class HeadProblem:
         )
 
         def closure() -> torch.Tensor:
+            stop()
             optimizer.zero_grad()
             loss = self.loss(F.linear(self.x, weight, bias)) + strength / 2 * weight.square().sum()
             torch.autograd.backward(loss)
@@ -80,19 +87,23 @@ class HeadProblem:
 
 
 def best_head(
-    head: nn.Linear, problem: HeadProblem, validation: tuple[torch.Tensor, torch.Tensor] | None
+    head: nn.Linear,
+    problem: HeadProblem,
+    validation: tuple[torch.Tensor, torch.Tensor] | None,
+    stop: Stop,
 ) -> float:
     """Bring a head to the solution whose loss on (features, classes) of validation is least.
 
     Without validation pictures, to that of the strength in the middle. Returns the strength.
+    `stop` is called on the way, and may raise.
     """
     if validation is None:
-        problem.solve(head, middle := strengths(1)[0])
+        problem.solve(head, middle := strengths(1)[0], stop)
         return middle
     x, labels = validation
     found = []
     for strength in strengths(_PATH):
-        problem.solve(head, strength)
+        problem.solve(head, strength, stop)
         with torch.no_grad():
             logits = head(x.flatten(1).to(head.weight.device)).cpu()
         loss = float(F.cross_entropy(logits, labels))

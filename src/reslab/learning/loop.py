@@ -26,6 +26,7 @@ from reslab.learning.state import (
     diverged,
     reach_milestone,
 )
+from reslab.networks.folding import folded_in_each_pass
 from reslab.networks.inference import as_input
 from reslab.pictures import draws
 from reslab.pictures.batches import Batch, Batches
@@ -86,7 +87,7 @@ def train_epochs(
             started = time.perf_counter()
         state.refuse_diverged()
         started = time.perf_counter()
-        scores = judge_all(state.judged, judged, device)
+        scores = judge_all(step_of.judged, judged, device)
         evaluate_seconds = time.perf_counter() - started
         last = pace.place(epoch * steps + progress.step - 1)
         factor = rate_factor(recipe.schedule, last, pace.length, steps)
@@ -136,9 +137,19 @@ class _Stepper:
         self._autocast = torch.autocast(
             device.split(":")[0], torch.bfloat16, enabled=recipe.precision == "bf16"
         )
+        self._network = state.network
+        if not (recipe.norms_learn or recipe.drop_path):  # skipped branches hang on the modules
+            example = as_input(batches.inputs(torch.arange(1), 0), device)
+            self._network = folded_in_each_pass(state.network.eval(), example)
         self._pieces: Pieces | None = None
         if recipe.parts is not None:
             self._pieces = Pieces(recipe.parts, team(), state.network, state.parts, device)
+
+    @property
+    def judged(self) -> nn.Module:
+        """What computes as the network that is to be judged."""
+        judged = self._state.judged
+        return self._network if judged is self._state.network else judged
 
     def batch(self, epoch: int, step: int) -> list[Batch]:
         """What this process needs of a batch: the whole, or its pieces."""
@@ -188,7 +199,7 @@ class _Stepper:
         passes = -(-largest // (self._recipe.micro_batch or largest))
         with draws.torch_stream(*moment.address("step"), device=self._device):
             return gradients_of(
-                self._state.network, x, targets, self._loss, passes, count, self._autocast
+                self._network, x, targets, self._loss, passes, count, self._autocast
             )
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from reslab.disk import read_regular, write_safely
 from reslab.errors import InputError
 from reslab.learning.device import device_name
+from reslab.networks.folding import folded_in_each_pass
 from reslab.networks.inference import as_input
 from reslab.pictures.batches import Batch
 from reslab.pictures.cache import cache_folder
@@ -100,8 +101,10 @@ class _Steps:
     def __init__(
         self, network: nn.Module, x: torch.Tensor, labels: torch.Tensor, train_mode: bool
     ) -> None:
-        self._network = copy.deepcopy(network).train(train_mode)
         self._x, self._labels = as_input(x, "cpu"), labels
+        self._network = copy.deepcopy(network).train(train_mode)
+        if not train_mode:  # as the loop does
+            self._network = folded_in_each_pass(self._network, self._x[:1])
 
     def seconds(self, precision: str) -> float:
         """Seconds of a step, after one to warm up."""

@@ -2,11 +2,12 @@
 
 import copy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.func import functional_call
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 _FOLDABLE = ("Conv2d", "Conv2dSame")  # timm's pads by itself and is a convolution otherwise
@@ -63,12 +64,62 @@ def folded(network: nn.Module, example: torch.Tensor) -> nn.Module:
         return network
     with torch.inference_mode():
         before, after = network(example), traced(example)
-    if not bool((after - before).norm() <= _CLOSE * before.norm()):
+    return traced if _same(before, after) else network
+
+
+def folded_in_each_pass(network: nn.Module, example: torch.Tensor) -> nn.Module:
+    """A network for training with frozen statistics, on the same parameters: they all learn.
+
+    A batch norm that goes by its statistics only scales and shifts, so each pass scales the
+    convolution's weights instead of all that it gives: up to 1.3 times as fast a step (LOG.md).
+
+    example: of the input (N, ...). A network that cannot be traced, or does not come out the same,
+    is returned as it is.
+    """
+    if not any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()):
         return network
-    return traced
+    try:
+        traced = fx.GraphModule(network, LayerTracer().trace(network))
+        for conv, norm in _pairs(traced):
+            layers = (traced.get_submodule(str(one.target)) for one in (conv, norm))
+            _put(traced, str(conv.target), _NormedConvolution(*layers))
+            _bypass(traced, norm)
+    except Exception:  # as in `folded`
+        return network
+    with torch.no_grad():
+        before, after = network(example), traced(example)
+    return traced if _same(before, after) else network
+
+
+class _NormedConvolution(nn.Module):
+    def __init__(self, convolution: nn.Module, norm: nn.Module) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self.norm = norm
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        own: Any = self.convolution
+        norm: Any = self.norm
+        scale = torch.rsqrt(norm.running_var + norm.eps)
+        shift = -norm.running_mean if own.bias is None else own.bias - norm.running_mean
+        if norm.affine:
+            scale = norm.weight * scale
+        bias = shift * scale + norm.bias if norm.affine else shift * scale
+        weight = own.weight * scale[:, None, None, None]
+        y: torch.Tensor = functional_call(own, {"weight": weight, "bias": bias}, (x,))
+        return y
 
 
 def _fold(traced: fx.GraphModule) -> None:
+    for conv, norm in _pairs(traced):
+        layers: Any = (traced.get_submodule(str(one.target)) for one in (conv, norm))
+        _put(traced, str(conv.target), fuse_conv_bn_eval(*layers))
+        _bypass(traced, norm)
+    traced.delete_all_unused_submodules()
+
+
+def _pairs(traced: fx.GraphModule) -> Iterator[tuple[fx.Node, fx.Node]]:
+    """Each convolution that is wanted through a batch norm alone, and that norm."""
     layers: dict[str, Any] = dict(traced.named_modules())
     for node in list(traced.graph.nodes):
         norm = layers.get(str(node.target))
@@ -83,14 +134,23 @@ def _fold(traced: fx.GraphModule) -> None:
             continue
         if len(before.users) > 1 or len(uses) > 1:
             continue  # what the convolution gives is wanted without the norm too
-        _put(traced, str(before.target), fuse_conv_bn_eval(conv, norm))
-        activation = getattr(norm, "act", None)  # timm's norms carry theirs
-        _put(traced, str(node.target), activation if activation is not None else nn.Identity())
-        if activation is None:
-            node.replace_all_uses_with(before)
-            traced.graph.erase_node(node)
-    traced.delete_all_unused_submodules()
+        yield before, node
+
+
+def _bypass(traced: fx.GraphModule, norm: fx.Node) -> None:
+    """Let what follows a norm, or the activation that timm's norms carry, take what precedes it."""
+    activation = getattr(traced.get_submodule(str(norm.target)), "act", None)
+    if activation is not None:
+        _put(traced, str(norm.target), activation)
+    else:
+        _put(traced, str(norm.target), nn.Identity())
+        norm.replace_all_uses_with(norm.all_input_nodes[0])
+        traced.graph.erase_node(norm)
     traced.recompile()
+
+
+def _same(before: torch.Tensor, after: torch.Tensor) -> bool:
+    return bool((after - before).norm() <= _CLOSE * before.norm())
 
 
 def _put(traced: fx.GraphModule, target: str, layer: nn.Module) -> None:

@@ -25,7 +25,7 @@ def keep_arrays(path: Path, arrays: dict[str, np.ndarray], header: dict[str, Any
 
     A full or read-only disk, or what stands in its place, costs the memory of them, not the run.
     """
-    parts = _parts(arrays, header | {"checksum": _checksum(arrays)})
+    parts = _parts(arrays, header | {"checksum": _checksum(arrays, header)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if make_room(path, sum(part.nbytes for part in parts)):
@@ -43,7 +43,8 @@ def kept_arrays(path: Path, form: int) -> tuple[dict[str, Any], dict[str, np.nda
             header = json.loads((opened.metadata() or {})["reslab"])
             # An opened file is no dictionary: it cannot be iterated over itself.
             arrays = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-        if header.get("format") != form or header.get("checksum") != _checksum(arrays):
+        found = header.pop("checksum", None)
+        if header.get("format") != form or found != _checksum(arrays, header):
             return None
     except Exception:  # whatever stands there in the place of what was written
         return None
@@ -67,8 +68,8 @@ def _parts(arrays: dict[str, np.ndarray], header: dict[str, Any]) -> list[memory
     return [memoryview(len(text).to_bytes(8, "little") + text), *parts]
 
 
-def _checksum(arrays: dict[str, np.ndarray]) -> int:
-    value = 0
+def _checksum(arrays: dict[str, np.ndarray], header: dict[str, Any]) -> int:
+    value = zlib.crc32(json.dumps(header, sort_keys=True).encode())
     for key in sorted(arrays):
         if arrays[key].size:
             value = zlib.crc32(np.ascontiguousarray(arrays[key]).data.cast("B"), value)

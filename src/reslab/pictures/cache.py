@@ -51,11 +51,11 @@ def keep(path: Path) -> None:
     _in_use.add(path)
 
 
-def size_of(text: str) -> int:
-    """Bytes of text such as 500MB or 20GB. Raises InputError."""
+def size_of(text: str, what: str = "") -> int:
+    """Bytes of text such as 500MB or 20GB, which `what` was given. Raises InputError."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B|)", text.strip().upper())
     if not found:
-        raise InputError(f"{text!r} is no size; such as 500MB, 20GB or 0")
+        raise InputError(f"{what} {text!r} is no size; such as 500MB, 20GB or 0".lstrip())
     size = float(found[1][:30]) * _UNITS[found[2] if found[2] != "B" else ""]
     return int(min(size, 2.0**62))
 
@@ -112,7 +112,7 @@ def make_room(path: Path, needed: int) -> bool:
     """
     free = shutil.disk_usage(path.parent).free
     given = os.environ.get("RESLAB_CACHE_LIMIT")
-    limit = size_of(given) if given else max(LEAST, free // 2)
+    limit = size_of(given, "RESLAB_CACHE_LIMIT") if given else max(LEAST, free // 2)
     held = entries(path.parent)
     own = sum(entry.size for entry in held if entry.path == path)
     if needed > free or own + needed > limit:

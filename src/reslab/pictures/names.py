@@ -86,12 +86,6 @@ class Names(Sequence[str]):
         shown = ", ".join(repr(name) for name in self[:3]) + (", ..." if len(self) > 3 else "")
         return f"<{len(self):,} names: {shown}>"
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that these names keep in memory, with those they share."""
-        rows = 0 if self._rows is None else self._rows.nbytes
-        return int(self._text.nbytes + self._starts.nbytes + rows)
-
     def take(self, rows: np.ndarray) -> "Names":
         """The names at these rows, in this order; no byte is copied."""
         if len(rows) == len(self) and np.array_equal(rows, np.arange(len(self))):

@@ -22,6 +22,8 @@ from reslab.pictures.lists import SPLIT_NAMES, Entries, resolve_labels
 from reslab.pictures.names import NameList, Names
 from reslab.pictures.table import Pictures, Samples
 
+Place = tuple[int, int]
+
 
 @dataclass(frozen=True)
 class PackedEntries(Entries):
@@ -49,7 +51,7 @@ class PackedList:
     words: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
-    def append(self, path: str, label: str, part: int, place: tuple[int, int]) -> None:
+    def append(self, path: str, label: str, part: int, place: Place) -> None:
         """Add a picture; see `PackedEntries`."""
         self.paths.append(path)
         self.labels.append(self.words.setdefault(label, len(self.words)))
@@ -104,7 +106,7 @@ class Packed(ABC):
         self._sizes = [one.st_size for one in found]
 
     @abstractmethod
-    def _read(self, part: int, place: tuple[int, int], most: int) -> bytes:
+    def _read(self, part: int, place: Place, most: int) -> bytes:
         """The bytes of a picture. Raises OSError."""
 
     def names(self) -> Names:
@@ -148,6 +150,16 @@ class Packed(ABC):
     def _row(self, name: str) -> int | None:
         row = bisect_left(self._names, name)
         return row if row < len(self._names) and self._names[row] == name else None
+
+
+def unlabelled(kind: type[Packed], path: Path, found: Sequence[tuple[str, Place]]) -> Packed:
+    """The pictures of one file, called and placed so; what else it tells of them is left."""
+    names, places = NameList(), []
+    for name, place in sorted(found):
+        names.append(name)
+        places.append(place)
+    table = np.array(places, np.int64).reshape(-1, 2)
+    return kind(path.parent, [path], names.names(), np.zeros(len(table), np.int32), table)
 
 
 def split_of(path: PurePosixPath) -> str:
@@ -224,14 +236,12 @@ def _named(
     folders = [label.replace("/", "_") + "/" for label in classes]
     by_label = np.argsort(labels, kind="stable")
     ends = np.cumsum(np.bincount(labels, minlength=len(classes)))
+    within: dict[str, list[np.ndarray]] = {}
+    for end, count, folder in zip(ends, np.diff(ends, prepend=0), folders, strict=True):
+        within.setdefault(folder, []).append(by_label[end - count : end])
     names, rows = NameList(), [np.zeros(0, np.int64)]
-    for folder in sorted(set(folders)):  # a class at a time: few names are objects at once
-        of_class = [
-            by_label[end - count : end]
-            for end, count, own in zip(ends, np.diff(ends, prepend=0), folders, strict=True)
-            if own == folder
-        ]
-        own_rows = np.concatenate(of_class)
+    for folder in sorted(within):  # a class at a time: few names are objects at once
+        own_rows = np.concatenate(within[folder])
         stems = [f"{path.stem}/" if apart else "" for path in entries.files]
         called = [
             f"{folder}{stems[part]}{f'{row:08d}-' if apart > 1 else ''}{path.removeprefix(folder)}"

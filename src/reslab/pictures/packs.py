@@ -1,14 +1,15 @@
 """DATA in packed files: one, several by braces, a folder of them, a dataset that was saved."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from reslab.disk import expanded, real_path
 from reslab.errors import InputError
 from reslab.pictures.files import Folder, is_picture_name
-from reslab.pictures.packed import by_split, open_packed
-from reslab.pictures.parquet import is_saved, open_parquet, open_saved
-from reslab.pictures.shards import Shards, shard_entries
+from reslab.pictures.packed import Packed, by_split, open_packed
+from reslab.pictures.parquet import is_saved, open_parquet, open_saved, unlabelled_table
+from reslab.pictures.shards import Shards, shard_entries, unlabelled_shard
 from reslab.pictures.table import Pictures
 
 SUFFIXES = (".tar", ".parquet")
@@ -17,6 +18,11 @@ SUFFIXES = (".tar", ".parquet")
 def is_pack(name: str | Path) -> bool:
     """Whether a file is packed by its name."""
     return Path(name).suffix.lower() in SUFFIXES
+
+
+def pictures_of(path: Path) -> Packed:
+    """The pictures of a packed file, whatever it says of their classes. Raises InputError."""
+    return unlabelled_shard(path) if path.suffix.lower() == ".tar" else unlabelled_table(path)
 
 
 def open_named_packs(
@@ -28,7 +34,7 @@ def open_named_packs(
     InputError.
     """
     paths = _all_there(data)
-    location = paths[0].parent
+    location = Path(os.path.commonpath([path.parent for path in paths]))
     if companions:
         files = {"train": paths} | {split: _all_there(text) for split, text in companions.items()}
     else:

@@ -10,12 +10,20 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from reslab.errors import InputError
 from reslab.pictures.lists import LABEL_COLUMNS, SPLIT_NAMES
-from reslab.pictures.packed import Packed, PackedEntries, PackedList, open_packed
+from reslab.pictures.packed import (
+    Packed,
+    PackedEntries,
+    PackedList,
+    Place,
+    open_packed,
+    unlabelled,
+)
 from reslab.pictures.table import Pictures
 
 IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png")
@@ -32,11 +40,14 @@ class Tables(Packed):
         self._held: OrderedDict[tuple[int, int], Any] = OrderedDict()
         self._lock = threading.Lock()
 
-    def _read(self, part: int, place: tuple[int, int], most: int) -> bytes:
+    def _read(self, part: int, place: Place, most: int) -> bytes:
         group, row = place
-        with self._lock:
-            column = self._column(part, group)
-        data = column[row].as_py()
+        try:
+            with self._lock:
+                column = self._column(part, group)
+            data = column[row].as_py()
+        except _unreadable() as error:
+            raise OSError(errno.EIO, _reason(error)) from None
         if data is None:
             raise OSError(errno.ENODATA, "the row holds no bytes of a picture; embed them")
         if len(data) > most:
@@ -86,7 +97,11 @@ class _Table:
             self.groups = self._parquet.num_row_groups
         self.features = _features(self.schema.metadata or {})
         self.image = self._only("pictures", self._image_columns())
-        self.label = self._only("labels", self._label_columns())
+
+    @cached_property
+    def label(self) -> str:
+        """The column of labels. Raises InputError if there is none."""
+        return self._only("labels", self._label_columns())
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -128,18 +143,28 @@ class _Table:
         return columns[0]
 
     def pictures(self, group: int) -> Any:
-        """The bytes of a group's pictures, an Arrow array."""
+        """The bytes of a group's pictures, an Arrow array, perhaps in several chunks."""
         column = self._columns(group, [self.image])[self.image]
-        return column.field("bytes") if self._is_struct else column
+        return _field(column, "bytes") if self._is_struct else column
 
     def names_and_labels(self, group: int) -> Iterator[tuple[str | None, Any]]:
         """What each picture of a group is called, and its label."""
-        inner = self._is_struct and self.schema.field(self.image).type.get_field_index("path") >= 0
-        wanted = [self.label, *([f"{self.image}.path"] if inner else [])]
-        columns = self._columns(group, wanted)
-        labels = columns[self.label].to_pylist()
-        names = columns[self.image].field("path").to_pylist() if inner else [None] * len(labels)
-        return zip(names, labels, strict=True)
+        labels = self._columns(group, [self.label])[self.label].to_pylist()
+        return zip(self.names(group) or [None] * len(labels), labels, strict=True)
+
+    def names(self, group: int) -> list[str | None]:
+        """What each picture of a group is called; none where nothing is said of it."""
+        kind = self.schema.field(self.image).type
+        if not self._is_struct or kind.get_field_index("path") < 0:
+            return []
+        columns = self._columns(group, [f"{self.image}.path"])
+        return list(_field(columns[self.image], "path").to_pylist())
+
+    def count(self, group: int) -> int:
+        """How many rows a group has."""
+        if self._batches is not None:
+            return len(self._batches[group])
+        return int(self._parquet.metadata.row_group(group).num_rows)
 
     @property
     def _is_struct(self) -> bool:
@@ -151,23 +176,42 @@ class _Table:
         if self._batches is not None:
             batch = self._batches[group]
             return {name.split(".")[0]: batch.column(name.split(".")[0]) for name in names}
-        found = self._parquet.read_row_group(group, columns=names).combine_chunks()
-        return {name: found.column(name).chunk(0) for name in found.column_names}
+        # More than 2 GB of pictures come in several chunks.
+        found = self._parquet.read_row_group(group, columns=names)
+        return {name: found.column(name) for name in found.column_names}
+
+
+def _field(column: Any, name: str) -> Any:
+    from pyarrow.compute import struct_field
+
+    return struct_field(column, name)
 
 
 def open_table(path: Path) -> _Table:
     """A Parquet or Arrow file. Raises InputError if it cannot be read, or pyarrow is absent."""
     try:
-        import pyarrow as pa
+        import pyarrow  # noqa: F401
     except ImportError:
         raise InputError(
             f"{path}: Parquet and Arrow files need a package: pip install 'reslab[tables]'"
         ) from None
     try:
         return _Table(path)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{path}: not a readable {path.suffix[1:]} file ({reason})") from None
+    except _unreadable() as error:
+        kind = path.suffix[1:]
+        raise InputError(f"{path}: not a readable {kind} file ({_reason(error)})") from None
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What pyarrow raises where a file is damaged, or cannot be read."""
+    import pyarrow as pa
+
+    return (pa.ArrowException, OSError)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what an error says."""
+    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def open_parquet(
@@ -197,7 +241,12 @@ def _entries(files: Sequence[Path], name: str) -> tuple[PackedEntries, set[tuple
         told |= {class_names} if class_names else set()
         number = 0
         for group in range(table.groups):
-            for row, (called, value) in enumerate(table.names_and_labels(group)):
+            try:
+                rows = list(table.names_and_labels(group))
+            except _unreadable() as error:
+                gathered.problems.append(f"{path}: group {group} cannot be read ({_reason(error)})")
+                continue
+            for row, (called, value) in enumerate(rows):
                 label = _label(value, class_names)
                 if label is None:
                     gathered.problems.append(f"{path}: row {number} has no label: {value!r}")
@@ -206,6 +255,20 @@ def _entries(files: Sequence[Path], name: str) -> tuple[PackedEntries, set[tuple
                     gathered.append(own, label, part, (group, row))
                 number += 1
     return gathered.entries(files, name), told
+
+
+def unlabelled_table(path: Path) -> Packed:
+    """The pictures of a file, whether it has labels or not, in its order. Raises InputError."""
+    table, found = open_table(path), list[tuple[str, Place]]()
+    for group in range(table.groups):
+        try:
+            names = table.names(group) or [None] * table.count(group)
+        except _unreadable() as error:
+            raise InputError(f"{path}: group {group} cannot be read ({_reason(error)})") from None
+        for row, called in enumerate(names):
+            own = PurePosixPath(called or "").name.replace("\0", "")
+            found.append((f"{len(found):010d}{'-' if own else ''}{own}", (group, row)))
+    return unlabelled(Tables, path, found)
 
 
 def _label(value: Any, class_names: tuple[str, ...] | None) -> str | None:

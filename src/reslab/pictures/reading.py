@@ -238,7 +238,7 @@ def memory_budget() -> int:
     number, such as 8GB.
     """
     if given := os.environ.get("RESLAB_MEMORY"):
-        return size_of(given)
+        return size_of(given, "RESLAB_MEMORY")
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         # Not "MemFree": what the system keeps of files it gives away when asked.

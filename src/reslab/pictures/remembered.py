@@ -91,12 +91,11 @@ def now() -> int:
 
 
 def _place(location: Path, split: str, names: Names) -> Path:
-    def digest(text: str) -> str:
-        data = text.encode("utf-8", "surrogateescape")
+    def digest(data: bytes | memoryview) -> str:
         return hashlib.blake2b(data, digest_size=8).hexdigest()
 
-    real = os.path.realpath(location)
-    where, what = digest(f"{split}{chr(0)}{real}"), digest(chr(0).join(names))
+    place = f"{split}{chr(0)}{os.path.realpath(location)}".encode("utf-8", "surrogateescape")
+    where, what = digest(place), digest(names.text()[:-1].data)
     return cache_folder() / "read" / f"{where}-{what}.safetensors"
 
 

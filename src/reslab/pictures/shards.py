@@ -9,18 +9,27 @@ import hashlib
 import json
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from reslab.disk import open_regular
+from reslab.errors import InputError
 from reslab.pictures.arrays import keep_arrays, kept_arrays
 from reslab.pictures.cache import cache_folder
 from reslab.pictures.files import is_hidden, is_picture_name, stays_inside
 from reslab.pictures.lists import LABEL_COLUMNS
 from reslab.pictures.names import Names
-from reslab.pictures.packed import Packed, PackedEntries, PackedList, packed_entries
+from reslab.pictures.packed import (
+    Packed,
+    PackedEntries,
+    PackedList,
+    Place,
+    packed_entries,
+    unlabelled,
+)
 
 FORMAT = 1
 LARGEST_LABEL = 1 << 20  # bytes of a member that tells a label
@@ -30,7 +39,7 @@ _SLACK = 1 << 24  # bytes after a shard's end that are looked at
 class Shards(Packed):
     """The pictures in tar files, read by their places: offset and size."""
 
-    def _read(self, part: int, place: tuple[int, int], most: int) -> bytes:
+    def _read(self, part: int, place: Place, most: int) -> bytes:
         offset, size = place
         if size > most:
             raise OSError(errno.EFBIG, f"larger than {most / 1e6:,.0f} MB")
@@ -75,6 +84,17 @@ def shard_entries(files: Sequence[Path], name: str) -> PackedEntries:
     return found
 
 
+def unlabelled_shard(path: Path) -> Packed:
+    """The pictures of a shard, whether it has labels or not. Raises InputError."""
+    wrong: list[str] = []
+    pictures: dict[str, _Member] = {}
+    with _readable(path, wrong), open_regular(path) as file:
+        pictures, _, _ = _members(file, path, wrong)
+    if wrong:
+        raise InputError(f"{path}: {len(wrong):,} problem(s) in what is packed:", wrong)
+    return unlabelled(Shards, path, [(of.name, (of.offset, of.size)) for of in pictures.values()])
+
+
 @dataclass(frozen=True)
 class _Member:
     name: str
@@ -85,32 +105,44 @@ class _Member:
 def _index(part: int, path: Path, gathered: PackedList) -> None:
     """Add what a shard holds."""
     wrong: list[str] = []
+    with _readable(path, wrong), open_regular(path) as file:
+        pictures, labels, others = _members(file, path, wrong)
+        for key, picture in pictures.items():
+            if key not in labels:
+                wrong.append(f"{path}:{picture.name}: no label: {key}.cls or {key}.json")
+                continue
+            word, problem = _label(file, labels[key])
+            if problem:
+                wrong.append(f"{path}:{labels[key].name}: {problem}")
+                continue
+            gathered.append(picture.name, word, part, (picture.offset, picture.size))
+        wrong += [
+            f"{path}:{label.name}: a label without a picture, or one of another kind"
+            for key, label in labels.items()
+            if key not in pictures and (key in others or label.name.lower().endswith(".cls"))
+        ]
+    gathered.problems += wrong
+
+
+@contextmanager
+def _readable(path: Path, wrong: list[str]) -> Iterator[None]:
+    """Note what is wrong with a shard that cannot be read to its end."""
     try:
-        with open_regular(path) as file:
-            pictures, labels = _members(file, path, wrong)
-            for key, picture in pictures.items():
-                if key not in labels:
-                    wrong.append(f"{path}:{picture.name}: no label: {key}.cls or {key}.json")
-                    continue
-                word, problem = _label(file, labels[key])
-                if problem:
-                    wrong.append(f"{path}:{labels[key].name}: {problem}")
-                    continue
-                gathered.append(picture.name, word, part, (picture.offset, picture.size))
+        yield
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         wrong.append(
             f"{path}: not a readable tar archive ({reason}); a compressed one must be unpacked"
             " first, for its members have no places of their own"
         )
-    gathered.problems += wrong
 
 
 def _members(
     file: BinaryIO, path: Path, wrong: list[str]
-) -> tuple[dict[str, _Member], dict[str, _Member]]:
-    """The pictures and the labels of a shard by their key, in their order."""
+) -> tuple[dict[str, _Member], dict[str, _Member], set[str]]:
+    """The pictures and the labels of a shard by their key, in their order; other files' keys."""
     size = os.fstat(file.fileno()).st_size
+    others: set[str] = set()
     pictures: dict[str, _Member] = {}
     labels: dict[str, _Member] = {}
     seen: set[str] = set()
@@ -135,9 +167,11 @@ def _members(
                 _add(pictures, key, member, path, wrong)
             elif kind == "cls" or (kind == "json" and key not in labels):
                 _add(labels, key, member, path, wrong, instead=".json")
+            else:
+                others.add(key)
         end = shard.offset
     _refuse_unended(file, end, size, path, wrong)
-    return pictures, labels
+    return pictures, labels, others
 
 
 def _add(

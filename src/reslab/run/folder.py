@@ -203,10 +203,13 @@ class Run:
 
     def write_info(self, **changes: Any) -> None:
         """Set fields of run.json."""
-        self.info |= changes
-        if not self.writes:
-            return
-        text = json.dumps(self.info, indent=2, ensure_ascii=False, allow_nan=False)
+        info = self.info | changes
+        if self.writes:
+            self._write(info)
+        self.info = info  # known to be so once it is on the disk
+
+    def _write(self, info: dict[str, Any]) -> None:
+        text = json.dumps(info, indent=2, ensure_ascii=False, allow_nan=False)
         text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
         # A path may hold bytes that are no UTF-8.
         write_safely(self.path / "run.json", f"{text}\n".encode("utf-8", "surrogateescape"))

@@ -28,9 +28,18 @@ def launch_name(*asked: object) -> str | None:
         return None
     name = os.environ["TORCHELASTIC_RUN_ID"]
     if name == "none":
-        name = f"{platform.node()}/{os.getppid()}"
+        name = f"{platform.node()}/{os.getppid()}/{_started(os.getppid())}"
     text = repr((name, command_or("train"), asked))
     return hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
+
+
+def _started(process: int) -> str:
+    """When a process began, where Linux tells: in a container its number is the same each time."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{fields[19]}"
+    except (OSError, IndexError):
+        return ""
 
 
 def _begun_by(launch: str | None, out: str | Path | None) -> Path | None:

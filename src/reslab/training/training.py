@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reslab.disk import user_path
+from reslab.errors import InterruptedRunError
 from reslab.judging.scoring import Evaluations
 from reslab.learning.device import choose_device, computing_exactly, set_up
 from reslab.learning.loop import train_epochs
@@ -30,6 +31,7 @@ from reslab.run.lock import holding
 from reslab.training.anytime.plan import Plan
 from reslab.training.anytime.story import (
     by_plan,
+    minutes_left,
     plan_of,
     staged_plan,
     start_clock,
@@ -219,11 +221,11 @@ def _go_on(
     """Go on with a run, as `resume` says."""
     opened = open_run(path, writes=team().leads)
     if opened.info.get("by_plan"):
-        start_clock(minutes, began, str(opened.info.get("network")))
+        start_clock(minutes or minutes_left(opened), began, str(opened.info.get("network")))
     with _held(opened):
         team().wait()
         opened = open_run(path, writes=team().leads)  # again, now that no other process writes it
-        team().wait()
+        fresh = not team().led(lambda: opened.begun)
         recipe, plan = opened.recipe(), plan_of(opened, minutes, epochs)
         if plan is not None:
             refuse_several("a run by the clock")
@@ -249,7 +251,7 @@ def _go_on(
             if plan is not None:
                 return work_by_plan(opened, prepared, device, display, plan, began, minutes)
             session = Session.open(opened, prepared, device, display, began)
-            return _to_the_end(session, fresh=not opened.begun)
+            return _to_the_end(session, fresh=fresh)
 
 
 def _to_the_end(session: Session, *, fresh: bool) -> Run:
@@ -339,6 +341,9 @@ def _asked_to_stop(event: Step | Milestone) -> int:
 
 
 def _stop_if_asked(session: Session, caught: list[int]) -> None:
-    team().heed()
+    try:
+        team().heed()
+    except InterruptedRunError as told:  # another process was asked first
+        raise session.interrupted(told.signal_number) from None
     if caught:
         raise session.interrupted(caught[0])

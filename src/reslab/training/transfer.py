@@ -20,7 +20,7 @@ from reslab.features.extraction import (
     training_views,
 )
 from reslab.features.freezing import cut_head, only_linear
-from reslab.features.solving import HeadProblem, best_head
+from reslab.features.solving import HeadProblem, Stop, best_head
 from reslab.judging.scoring import Evaluations
 from reslab.learning.loss import class_weights
 from reslab.learning.solved import CrossValidation, fold_heads, solve_strengths
@@ -33,7 +33,6 @@ from reslab.training.inputs import training_target
 from reslab.training.preparation import Prepared
 
 _TRIES = 3  # another process may prune the cache meanwhile
-Stop = Callable[[], None]  # raises if the work is to end here
 
 
 def with_features(
@@ -209,11 +208,11 @@ def start_from_solved_head(
         samples = splits["validation"]
         rows = torch.arange(len(samples))
         validation = features.take(samples, EVALUATION, rows), torch.from_numpy(samples.labels)
-    report["strength"] = best_head(only_linear(parts.after), problem, validation)
+    report["strength"] = best_head(only_linear(parts.after), problem, validation, stop)
     return report
 
 
-def solve_together(prepared: Prepared, strength: float) -> None:
+def solve_together(prepared: Prepared, strength: float, stop: Stop) -> None:
     """Solve the head on the pictures of train and validation together.
 
     prepared: with cached features of both, as evaluation sees them.
@@ -229,7 +228,7 @@ def solve_together(prepared: Prepared, strength: float) -> None:
     if prepared.recipe.class_weights == "balanced":
         weights = class_weights(every)[every]
     problem = HeadProblem(torch.cat(x).flatten(1), every, weights)
-    problem.solve(only_linear(prepared.trained), strength)
+    problem.solve(only_linear(prepared.trained), strength, stop)
 
 
 def _problem(

@@ -33,28 +33,34 @@ class Predictor:
     ) -> None:
         """As `Classifier.load` and `Classifier.predict` take them. Raises InputError."""
         self.classifier = Classifier.load(model, device)
+        # Kernels chosen by trial might be others in the next process, and give other last digits.
+        torch.backends.cudnn.benchmark = False
         self.asked = self.classifier.asked(
             top, unknown_below=unknown_below, coverage=coverage, raw=raw
         )
         self.columns = Columns.asked(self.asked, len(self.classifier.classes))
 
     def rows(
-        self, names: Sequence[str], pictures: Sequence[PictureLike] | None = None
+        self, names: Sequence[str], pictures: Sequence[PictureLike | InputError] | None = None
     ) -> list[list[Any]]:
         """The cells of a table's rows, one for each picture, in passes of 32.
 
-        pictures: those that are called so; if None they are read from the paths that are named.
+        pictures: those that are called so, or why they cannot be read; if None they are read from
+        the paths that are named.
         """
-        held = names if pictures is None else pictures
+        held: Sequence[PictureLike | InputError] = names if pictures is None else pictures
         found: list[Prediction | InputError] = []
         for start in range(0, len(names), BATCH):
             found += self._passed(names[start : start + BATCH], held[start : start + BATCH])
         return [self.columns.row(name, one) for name, one in zip(names, found, strict=True)]
 
     def _passed(
-        self, names: Sequence[str], pictures: Sequence[PictureLike]
+        self, names: Sequence[str], pictures: Sequence[PictureLike | InputError]
     ) -> list[Prediction | InputError]:
-        read = [self.classifier.read(one, name) for one, name in zip(pictures, names, strict=True)]
+        read = [
+            one if isinstance(one, InputError) else self.classifier.read(one, name)
+            for one, name in zip(pictures, names, strict=True)
+        ]
         inputs = [item for item in read if isinstance(item, torch.Tensor)]
         if not inputs:
             return [item for item in read if isinstance(item, InputError)]

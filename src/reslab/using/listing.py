@@ -1,25 +1,37 @@
-"""Pictures as the user names them to predict: files, and folders of them, in one order."""
+"""Pictures as the user names them to predict: files, folders, packed files, in one order."""
 
 import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
 from pathlib import Path
-from typing import overload
+from typing import NamedTuple, overload
 
-from reslab.disk import user_path
+from reslab.disk import expanded, user_path
 from reslab.errors import InputError
 from reslab.pictures.files import Folder, is_picture_name
 from reslab.pictures.names import Names
+from reslab.pictures.packed import Packed
+from reslab.pictures.packs import is_pack, pictures_of
+
+
+class Part(NamedTuple):
+    """Some of a listing: what its names begin with, and the file that holds them, if one does."""
+
+    start: str
+    names: Sequence[str]
+    packed: Packed | None = None
 
 
 class Listing(Sequence[str]):
-    """Paths in order: of a folder its names alone are held, however many there are."""
+    """Paths in order: of a folder its names alone are held, however many there are.
 
-    def __init__(self, parts: Sequence[tuple[str, Sequence[str]]]) -> None:
-        """parts: what a part's names begin with, and the names."""
+    A picture that is packed is called FILE:NAME.
+    """
+
+    def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = tuple(parts)
-        self._ends = list(accumulate(len(names) for _, names in self._parts))
+        self._ends = list(accumulate(len(part.names) for part in self._parts))
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -31,47 +43,98 @@ class Listing(Sequence[str]):
     def __getitem__(self, row: int | slice) -> str | list[str]:
         if isinstance(row, slice):
             return [self[one] for one in range(*row.indices(len(self)))]
-        row = range(len(self))[row]  # from the end where negative; raises IndexError
-        part = bisect_right(self._ends, row)
-        start, names = self._parts[part]
-        return start + names[row - self._ends[part]]  # from the part's end
+        part, name = self._at(range(len(self))[row])  # from the end where negative
+        return part.start + name
+
+    def _at(self, row: int) -> tuple[Part, str]:
+        number = bisect_right(self._ends, row)
+        part = self._parts[number]
+        return part, part.names[row - self._ends[number]]  # from the part's end
 
     def __iter__(self) -> Iterator[str]:
-        for start, names in self._parts:
-            for name in names:
-                yield start + name
+        for part in self._parts:
+            for name in part.names:
+                yield part.start + name
+
+    def held(self, rows: range) -> list[str | bytes | InputError]:
+        """The pictures of these rows as a `Predictor` takes them: paths, or what was packed."""
+        return [self._held(row) for row in rows]
+
+    def _held(self, row: int) -> str | bytes | InputError:
+        part, name = self._at(row)
+        if part.packed is None:
+            return part.start + name
+        try:
+            return part.packed.read(name)
+        except OSError as error:
+            return InputError(f"{part.packed.where(name)}: {error.strerror or error}")
 
     def digest(self) -> str:
-        """A SHA-256 of the paths in their order, and of where they lie."""
+        """A SHA-256 of the paths in their order, as they are written and where they lie."""
         found = hashlib.sha256()
-        for start, names in self._parts:
-            found.update(str(Path(start).absolute()).encode("utf-8", "surrogateescape"))
+        for start, names, _ in self._parts:
+            where = str(Path(start).absolute()) if start else ""
+            found.update(f"{start}\0{where}".encode("utf-8", "surrogateescape"))
             for name in names:
-                found.update(f"\0{name}".encode("utf-8", "surrogateescape"))
+                told = name if start else f"{name}\0{Path(name).absolute()}"
+                found.update(f"\0{told}".encode("utf-8", "surrogateescape"))
             found.update(b"\0\0")
         return found.hexdigest()
 
 
-def expand(paths: Sequence[str]) -> Listing:
+def expand(paths: Sequence[str], *, packed: bool = False) -> Listing:
     """Files as named, and the pictures of each named folder in its place, sorted.
 
-    Raises InputError naming every path that does not exist and every folder without pictures.
+    packed: look into tar shards and Parquet files too, which may be named by braces, and into a
+    folder of them. Raises InputError naming every path that does not exist and every folder
+    without pictures.
     """
-    parts: list[tuple[str, Sequence[str]]] = []
-    files: list[str] = []
+    parts: list[Part] = []
     problems = []
-    for name in paths:
+    for name in [one for path in paths for one in (_braces(path) if packed else [path])]:
         path = user_path(name)
         if path.is_dir():
-            inside = Names.of(item for item in Folder(path).names() if is_picture_name(item))
-            if not inside:
+            found = _inside(name.rstrip("/"), path, packed=packed)
+            parts += found
+            if not found:
                 problems.append(f"{name}: no pictures in this folder")
-            parts += [("", tuple(files)), (f"{name.rstrip('/')}/", inside)]
-            files = []
+        elif packed and is_pack(name) and path.is_file():
+            parts.append(_packed(name, path))
         elif path.exists():
-            files.append(name if path == Path(name) else str(path))
+            parts.append(Part("", (name if path == Path(name) else str(path),)))
         else:
             problems.append(f"{name}: no such file or folder")
     if problems:
         raise InputError(f"{len(problems)} of {len(paths)} path(s) cannot be used:", problems)
-    return Listing([(start, names) for start, names in [*parts, ("", tuple(files))] if names])
+    return Listing(_together(parts))
+
+
+def _braces(name: str) -> list[str]:
+    if user_path(name).exists():
+        return [name]
+    found = expanded(name)
+    return [name] if len(found) == 1 else [str(path) for path in found]
+
+
+def _inside(name: str, folder: Path, *, packed: bool) -> list[Part]:
+    """A folder's pictures, or those in its packed files where it has no others."""
+    held = Folder(folder).names()
+    pictures = Names.of(item for item in held if is_picture_name(item))
+    if pictures:
+        return [Part(f"{name}/", pictures)]
+    packs = [item for item in held if is_pack(item)] if packed else []
+    return [_packed(f"{name}/{item}", folder / item) for item in packs]
+
+
+def _packed(name: str, path: Path) -> Part:
+    found = pictures_of(path)
+    return Part(f"{name}:", found.names(), found)
+
+
+def _together(parts: list[Part]) -> list[Part]:
+    """The parts, files that stand one after the other as one of them."""
+    found = []
+    for alone, group in groupby(parts, lambda part: not part.start):
+        one = list(group)
+        found += [Part("", tuple(part.names[0] for part in one))] if alone else one
+    return [part for part in found if part.names]

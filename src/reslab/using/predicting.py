@@ -22,7 +22,6 @@ from reslab.using.bulk import Predictor
 from reslab.using.classifier import BATCH
 from reslab.using.listing import Listing, expand
 from reslab.using.shards import FORMAT, Format, Shards, pyarrow, shards_folder
-from reslab.using.tables import ERROR
 
 SHARD = 8192  # pictures: what a kill can cost each process
 
@@ -32,8 +31,8 @@ class Predicted:
     """What a call has predicted into a folder.
 
     pictures: of the whole list; shards: of all of it; done: shards that are there now.
-    predicted: pictures of this call; unreadable: how many of those cannot be read, which their
-    rows say; problems: the first of these, 20 at most.
+    predicted: pictures of this call, in this process; unreadable: how many cannot be read in the
+    shards that are there, which their rows say; problems: the first of these, 20 at most.
     """
 
     path: Path
@@ -65,6 +64,7 @@ def predict(
 ) -> Predicted:
     """Predict files and folders into tables `out/part-00000.csv` and so on: a row a picture.
 
+    Pictures in tar shards and Parquet files are read where they lie; their rows say FILE:NAME.
     The same call goes on where an earlier one was stopped or killed. Several processes share the
     shards by RANK and WORLD_SIZE, which `torchrun` sets. A row depends on its picture alone: not
     on the number of processes or threads, and not on the shards. For a few pictures there is
@@ -82,7 +82,7 @@ def predict(
     if format == "parquet":
         pyarrow()
     named = [pictures] if isinstance(pictures, str | Path) else pictures
-    listing = expand([str(one) for one in named])
+    listing = expand([str(one) for one in named], packed=True)
     told: dict[str, Any] = {
         "top": top, "unknown_below": unknown_below, "coverage": coverage, "raw": raw,
     }  # fmt: skip
@@ -91,7 +91,7 @@ def predict(
         predictor = Predictor(model, chosen, **told)
         shards = Shards(shards_folder(out), {
             "format": FORMAT,
-            "model": _file_digest(model_path(model)),
+            "model": _digest_of(model_path(model)),
             "options": {**told, "format": format, "shard_size": shard_size,
                         "device": chosen.split(":")[0]},
             "pictures": len(listing),
@@ -101,13 +101,21 @@ def predict(
             shards.claim() if rank == 0 else shards.await_claim()
             mine = shards.missing(rank, world)
             display = Display(quiet=quiet or rank > 0)
-            counts, problems = _predict_into(shards, mine, listing, predictor, threads, display)
+            predicted = _predict_into(shards, mine, listing, predictor, threads, display)
             done = len(shards.done())
+            unreadable, problems = shards.unreadable(SHOWN_PROBLEMS)
             if done == shards.count:
                 shards.tidy()
     seconds = time.perf_counter() - began
     return Predicted(
-        shards.folder, len(listing), shards.count, done, *counts, tuple(problems), seconds
+        shards.folder,
+        len(listing),
+        shards.count,
+        done,
+        predicted,
+        unreadable,
+        tuple(problems),
+        seconds,
     )
 
 
@@ -129,17 +137,14 @@ def _predict_into(
     predictor: Predictor,
     threads: int,
     display: Display,
-) -> tuple[tuple[int, int], list[str]]:
-    """((pictures predicted, those that cannot be read), the first reasons) of these shards."""
+) -> int:
+    """Predict these shards; how many pictures they are."""
     total = sum(len(shards.rows(number)) for number in numbers)
-    problems: list[str] = []
-    unread = 0
 
     def work(rows: range) -> list[list[Any]]:
-        return predictor.rows(listing[rows.start : rows.stop])
+        return predictor.rows(listing[rows.start : rows.stop], listing.held(rows))
 
     def written() -> Iterator[int]:
-        nonlocal unread
         passes = (part for number in numbers for part in _passes(shards.rows(number)))
         # A pass keeps to one thread, so that how many there are changes no digit.
         with closing(in_threads(work, passes, ahead=16, threads=threads)) as made:
@@ -148,14 +153,11 @@ def _predict_into(
                 for part in _passes(shards.rows(number)):
                     rows += next(made)
                     yield len(part)
-                errors = [row[ERROR] for row in rows if row[ERROR] is not None]
-                unread += len(errors)
-                problems.extend(errors[: SHOWN_PROBLEMS - len(problems)])
                 shards.write(number, predictor.columns, rows)
 
     for _ in display.counted(written(), "predicting", total):
         pass
-    return (total, unread), problems
+    return total
 
 
 def _passes(rows: range) -> Iterator[range]:
@@ -163,9 +165,6 @@ def _passes(rows: range) -> Iterator[range]:
     return (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
 
 
-def _file_digest(path: Path) -> str:
-    found = hashlib.sha256()
+def _digest_of(path: Path) -> str:
     with open_regular(path) as file:
-        while part := file.read(1 << 20):
-            found.update(part)
-    return found.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,13 +16,16 @@ from typing import Any, Literal
 from reslab.disk import folder_to_fill, read_regular, write_safely
 from reslab.errors import InputError
 from reslab.pictures.files import printable
-from reslab.using.tables import Cell, Columns, csv_of
+from reslab.using.tables import ERROR, Cell, Columns, csv_of
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 Format = Literal["csv", "parquet"]
 _SHARD = re.compile(r"part-(\d{5,})\.(csv|parquet)")
-_LEFTOVER = re.compile(r"\.(part-\d{5,}\.(csv|parquet)|manifest\.json)\.\d+\.tmp")
+_UNREADABLE = re.compile(r"unreadable-(\d{5,})\.txt")
+_LEFTOVER = re.compile(
+    r"\.(part-\d{5,}\.(csv|parquet)|unreadable-\d{5,}\.txt|manifest\.json)\.\d+\.tmp"
+)
 _PATIENCE = 600.0  # seconds that a process waits for the first one's manifest
 _TOLD = {  # what differs, in the order in which it is told
     "format": "the format of the folder",
@@ -115,9 +118,28 @@ class Shards:
         return range(start, min(start + self.size, self.manifest["pictures"]))
 
     def write(self, number: int, columns: Columns, rows: Sequence[Sequence[Cell]]) -> None:
-        """Let a shard appear whole. Raises OSError naming the file."""
+        """Let a shard appear whole, after a list of its pictures that cannot be read, if there are
+        any. Raises OSError naming the file."""
         made: Callable[..., bytes] = csv_of if self._suffix == "csv" else _parquet_of
+        errors = [str(row[ERROR]) for row in rows if row[ERROR] is not None]
+        listed = self.folder / f"unreadable-{number:05d}.txt"
+        if errors:
+            text = "".join(f"{' '.join(error.splitlines())}\n" for error in errors)
+            write_safely(listed, text.encode("utf-8", "surrogateescape"))
+        else:  # of a start that was killed, where the pictures have been mended since
+            listed.unlink(missing_ok=True)
         write_safely(self.path(number), made(columns, rows))
+
+    def unreadable(self, most: int) -> tuple[int, list[str]]:
+        """How many pictures of the shards that are there cannot be read; the first reasons."""
+        there = self.done()
+        found = [(_UNREADABLE.fullmatch(path.name), path) for path in self.folder.iterdir()]
+        count, told = 0, list[str]()
+        for path in sorted(path for match, path in found if match and int(match[1]) in there):
+            lines = read_regular(path).decode("utf-8", "surrogateescape").splitlines()
+            count += len(lines)
+            told += lines[: most - len(told)]
+        return count, told
 
     def tidy(self) -> None:
         """Remove what killed processes began; only once no process writes here any more."""

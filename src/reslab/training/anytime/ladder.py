@@ -16,13 +16,13 @@ from reslab.training.preparation import Prepared
 GLANCE = 250  # pictures of train that the very first model learns from, where there are many
 WORTH = 2.0  # seconds of learning below which a stage is not begun
 CALMER = 0.2  # of the rate, after a training that diverged
-PASSES = 4.0  # forward passes that a training step costs
+PASSES = 5.3  # forward passes that a training step costs
 EARLY = 0.25  # of a pass's operations, that the first layers may take
-LATER_PASSES = 2.6  # forward passes that a step of all but the first layers costs
+LATER_PASSES = 2.7  # forward passes that a step of all but the first layers costs
 LAST = 0.4  # of a pass's operations, that the last layers may take
-LAST_PASSES = 1.2  # forward passes of the whole network, that a step of the last layers costs
+LAST_PASSES = 0.9  # forward passes of the whole network, that a step of the last layers costs
 LAST_EPOCHS = (2, 4)  # least that are worth their features; most, then more of the network pays
-WHOLE_FROM = 10.0  # epochs of the whole network, for which the first layers need not be spared
+WHOLE_FROM = 20.0  # epochs of the whole network, for which the first layers need not be spared
 FULL_RATE_AT = 2.0  # epochs; a shorter training would not find back from large steps, and in a
 # longer one they would carry the weights too far from where they were pretrained
 HEAD_SHARE = 0.4  # of the time left, that features for a solved head may take
@@ -162,8 +162,7 @@ def _trained(work: Work, epochs: float, name: str, what: str, fields: dict[str, 
 def _last_layers(work: Work, passes: float) -> Stage | None:
     """The last layers on cached features of the others, if there is time for `passes` of all."""
     pictures = work.base.pictures.counts()
-    precision, gain = work.features_precision
-    features = 1 / gain + pictures["validation"] / pictures["train"]
+    features = 1 + pictures["validation"] / pictures["train"]
     least, most = LAST_EPOCHS
     epochs = min(most, int((passes - features) / LAST_PASSES))
     layer = last_layers(work.base) if epochs >= least else None
@@ -176,7 +175,6 @@ def _last_layers(work: Work, passes: float) -> Stage | None:
         | {
             "train_from": layer,
             "epochs": work.progress.epoch + (epochs if epochs == most else 2 * epochs),
-            "precision": precision,
         },
     )
 

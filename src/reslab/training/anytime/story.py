@@ -19,6 +19,7 @@ from reslab.errors import InputError, InterruptedRunError
 from reslab.learning.state import DivergedError, Progress
 from reslab.networks.catalogue import OURS
 from reslab.networks.inference import as_input
+from reslab.networks.model_file import save_model
 from reslab.process import leave_at, refuse_several, tell
 from reslab.recipes.recipe import Recipe, dotted_name
 from reslab.run.display import Display
@@ -29,7 +30,7 @@ from reslab.training.anytime.ending import publish_in_time, rehearse
 from reslab.training.anytime.ladder import WHOLE, next_stage
 from reslab.training.anytime.outlook import outlook
 from reslab.training.anytime.plan import PLAN_FILE, Plan
-from reslab.training.anytime.work import EnoughError, Work
+from reslab.training.anytime.work import EnoughError, Work, chosen_alone
 from reslab.training.anytime.working import read_progress, run_stage
 from reslab.training.description import announce
 from reslab.training.preparation import Prepared
@@ -116,6 +117,14 @@ def whole_recipe(plan: Plan | None, chosen: Recipe, changes: Mapping[str, Any]) 
     return chosen.with_fields(changes).with_fields(fields)
 
 
+def minutes_left(run: Run) -> float | None:
+    """How long a run by the clock has to go, if it is not at its end."""
+    if run.finished:
+        return None
+    plan = Plan.load(run.path / PLAN_FILE)
+    return None if plan.minutes is None else plan.left / 60
+
+
 def plan_of(run: Run, minutes: float | None, epochs: int | None) -> Plan | None:
     """The plan of a run that goes by one. Raises InputError if it is to go on as it cannot."""
     planned = run.info.get("by_plan", False)
@@ -156,10 +165,15 @@ def work_by_plan(
         leave_at(over, partial(_last_words, run))
     with catching_signals() as caught, session.failing_safely():
         work.caught = caught
-        _begin(work)
+        _begin(work, session)
         with suppress(EnoughError):
             _learn(work, session)
         _end(work, session)
+    if not caught and not run.finished:
+        raise InputError(
+            "the machine was too slow to score the test split in time. The model is there, without"
+            f" a score: reslab resume {run.path} --minutes M"
+        )
     if caught:
         accuracy = (run.info.get("test") or run.info.get("validation") or {}).get("accuracy")
         scored = "" if accuracy is None else f", scored {accuracy:.2%}"
@@ -171,15 +185,25 @@ def work_by_plan(
     return run
 
 
-def _begin(work: Work) -> None:
+def _begin(work: Work, session: Session) -> None:
     """Go to where the run stands."""
     run = work.run
     run.clear_leftovers()
     work.progress = read_progress(run) or Progress()
-    if work.progress.history_lines:
+    if work.progress.history_lines or (run.path / "history.jsonl").exists():
         run.cut_history(work.progress.history_lines)
+    _take_back(work, session)
     run.write_info(status="running", process=f"process {os.getpid()} on {platform.node()}")
     work.save_plan()
+
+
+def _take_back(work: Work, session: Session) -> None:
+    """Put back the best weights where a kill left those that learned from validation pictures too,
+    and no word of it."""
+    together = [number for number, stage in enumerate(work.plan.stages) if stage.together]
+    begun = together[-1:] == [work.progress.stage] and len(together) == 1
+    if begun and not work.plan.stages[together[0]].done and work.run.chosen_checkpoint.exists():
+        save_model(work.run.best_checkpoint, chosen_alone(work.run), session.model())
 
 
 def _learn(work: Work, session: Session) -> None:
@@ -285,7 +309,3 @@ def _end(work: Work, session: Session) -> None:
     except EnoughError:
         session.leave_usable()
         run.write_info(status="interrupted", **session.standing())
-        work.display.warn(
-            "the machine was too slow to score the test split in time. The model is there, without"
-            f" a score: reslab resume {run.path} --minutes M"
-        )

@@ -32,7 +32,7 @@ from reslab.training.transfer import solve_together, start_from_solved_head, wit
 SAVE_EVERY = 20.0  # seconds between checkpoints within an epoch
 SETTLED = 3  # steps before their time is believed
 NEAR = 5  # steps before the end, where each correction counts
-UNFOLDED = 1.6  # passes that one of a network that trains takes, as long as none was measured
+JUDGING = 1.2  # passes that one of a network that trains takes, as long as none was measured
 
 
 def run_stage(work: Work, number: int) -> None:
@@ -148,9 +148,11 @@ def _solve_together(work: Work, session: Session, stage: Stage) -> None:
         prepared.trained, prepared.evaluation["validation"](), session.device
     )
     before = {"validation.logits": logits, "validation.labels": labels}
-    save_model(session.run.chosen_checkpoint, work.chosen_weights() | before, session.model())
+    # As the stage began; the best weights may have learned together already, before a kill.
+    chosen = prepared.network.state_dict() | before
+    save_model(session.run.chosen_checkpoint, chosen, session.model())
     assert stage.strength is not None
-    solve_together(prepared, stage.strength)
+    solve_together(prepared, stage.strength, work.stop)
     for _ in followed(session, _solved(session, started, together=True), 0):
         pass
     session.save()
@@ -226,7 +228,7 @@ class Steering:
             if session.prepared.cut is None:  # where it wins, validation is to be judged again
                 work.clock.validated = False
             if work.clock.rate:
-                self._judging = UNFOLDED * self._validation / work.clock.rate
+                self._judging = JUDGING * self._validation / work.clock.rate
         self._saved = time.perf_counter()
 
     def after(self, event: Step | Milestone) -> None:
