@@ -83,3 +83,21 @@ def food_folder(work: Path) -> Path:
 
         zipfile.ZipFile(SHARED / "data" / "food10.zip").extractall(folder)
     return folder
+
+
+def random_model(work: Path, name: str) -> Path:
+    """A model file of 10 classes at 224 pixels with random weights, which cost as others do."""
+    from reslab.networks.catalogue import NetworkSpec, build_network
+    from reslab.networks.model_file import Model, save_model
+    from reslab.pictures.preprocessing import Preprocessing
+
+    spec = NetworkSpec(name, 10, 3, (224, 224))
+    network = build_network(spec, 0)
+    half = (0.5, 0.5, 0.5)
+    record = Preprocessing(
+        size=(224, 224), mode="crop", crop_fraction=0.875, channels=3, mean=half, std=half
+    )
+    path = work / f"{name}.safetensors"
+    classes = tuple(f"class {number}" for number in range(10))
+    save_model(path, network.state_dict(), Model(network, spec, classes, record))
+    return path

@@ -10,10 +10,9 @@ processes that predict 40 of the photos once and ten times over.
 
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
-from measuring import food_folder, in_turn, parser, seconds, table
+from measuring import food_folder, in_turn, parser, random_model, seconds, table
 
 PEAK = """
 import resource, sys
@@ -25,24 +24,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
 
-def model_file(work: Path) -> Path:
-    """A ResNet-50 for 10 classes whose batch norms have statistics worth folding."""
-    from reslab.networks.catalogue import NetworkSpec, build_network
-    from reslab.networks.model_file import Model, save_model
-    from reslab.pictures.preprocessing import Preprocessing
-
-    spec = NetworkSpec("resnet50", 10, 3, (224, 224))
-    network = build_network(spec, 0)
-    record = Preprocessing(
-        size=(224, 224), mode="crop", crop_fraction=0.875, channels=3,
-        mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
-    )  # fmt: skip
-    path = work / "resnet50.safetensors"
-    classes = tuple(f"class {number}" for number in range(10))
-    save_model(path, network.state_dict(), Model(network, spec, classes, record))
-    return path
-
-
 def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--photos", type=int, default=500)
@@ -50,7 +31,7 @@ def main() -> None:
     given = options.parse_args()
     folder = food_folder(given.work)
     paths = sorted(str(path) for path in (folder / "images").rglob("*.jpg"))[: given.photos]
-    model = model_file(given.work)
+    model = random_model(given.work, "resnet50")
 
     from reslab import Classifier
 

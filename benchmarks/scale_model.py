@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from measuring import food_folder, machine, parser
+from measuring import food_folder, machine, parser, random_model
 from predict import model_of, pictures
 
 
@@ -115,24 +115,6 @@ def _bytes(count: float) -> str:
     return f"{count / 1e6:,.0f} MB"
 
 
-def photo_model(work: Path) -> Path:
-    """The network with random weights, which cost the same as others."""
-    from reslab.networks.catalogue import NetworkSpec, build_network
-    from reslab.networks.model_file import Model, save_model
-    from reslab.pictures.preprocessing import Preprocessing
-
-    spec = NetworkSpec("tf_efficientnet_lite0", 10, 3, (224, 224))
-    network = build_network(spec, 0)
-    record = Preprocessing(
-        size=(224, 224), mode="crop", crop_fraction=0.875, channels=3,
-        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
-    )  # fmt: skip
-    path = work / "lite0.safetensors"
-    names = tuple(f"class {number}" for number in range(10))
-    save_model(path, network.state_dict(), Model(network, spec, names, record))
-    return path
-
-
 def core(work: Callable[[], object], count: int) -> float:
     """Seconds of a core for each of so many."""
     began = time.process_time()
@@ -223,7 +205,12 @@ def main() -> None:
     if given.measure or given.check:
         photos = sorted(str(path) for path in (food_folder(given.work) / "images").rglob("*.jpg"))
         model = given.model or model_of(given.work)
-        inputs = pictures(given.work, 16_000), photos, model, photo_model(given.work)
+        inputs = (
+            pictures(given.work, 16_000),
+            photos,
+            model,
+            random_model(given.work, "tf_efficientnet_lite0"),
+        )
         print(machine())
         if given.measure:
             measure(*inputs)

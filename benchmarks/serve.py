@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import food_folder, mnist_root, parser, seconds, table
+from measuring import food_folder, mnist_root, parser, random_model, seconds, table
 
 PATH = "/predict?top=10"
 # What a server is compared with runs in a thread of its own too. In the main thread OpenMP waits by
@@ -196,24 +196,6 @@ def load(given: argparse.Namespace) -> None:
             ])  # fmt: skip
 
 
-def photo_model(work: Path, network: str) -> Path:
-    """A network with random weights for 10 classes of photos."""
-    from reslab.networks.catalogue import NetworkSpec, build_network
-    from reslab.networks.model_file import Model, save_model
-    from reslab.pictures.preprocessing import Preprocessing
-
-    spec = NetworkSpec(network, 10, 3, (224, 224))
-    built = build_network(spec, 0)
-    record = Preprocessing(
-        size=(224, 224), mode="crop", crop_fraction=0.875, channels=3,
-        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
-    )  # fmt: skip
-    path = work / f"{network}.safetensors"
-    classes = tuple(f"class {number}" for number in range(10))
-    save_model(path, built.state_dict(), Model(built, spec, classes, record))
-    return path
-
-
 def photos(work: Path, count: int) -> list[bytes]:
     paths = sorted((food_folder(work) / "images").rglob("*.jpg"))
     random.Random(0).shuffle(paths)
@@ -315,7 +297,7 @@ async def recovered(port: int, request: bytes) -> float:
 def overload(given: argparse.Namespace) -> None:
     from reslab import Classifier
 
-    model = photo_model(given.work, given.network)
+    model = random_model(given.work, given.network)
     files = photos(given.work, 200)
     classifier = Classifier.load(model, "cpu")
     places = {label: place for place, label in enumerate(classifier.classes)}
@@ -424,7 +406,7 @@ def throughput(given: argparse.Namespace) -> None:
     from reslab import Classifier
 
     if given.model is None:
-        model, files = photo_model(given.work, given.network), photos(given.work, given.photos)
+        model, files = random_model(given.work, given.network), photos(given.work, given.photos)
     else:
         model, files = given.model, digits(given.work, given.model, given.photos)[0]
     classifier = Classifier.load(model, "cpu")
@@ -460,7 +442,7 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> str:
 def latency(given: argparse.Namespace) -> None:
     from reslab import Classifier
 
-    model = photo_model(given.work, given.network)
+    model = random_model(given.work, given.network)
     files = photos(given.work, given.photos)
     classifier = Classifier.load(model, "cpu")
 
