@@ -282,6 +282,43 @@ def test_at_the_end_the_chosen_head_learns_from_the_validation_pictures_too(
     assert not any(all(torch.equal(at[name], kept[name]) for name in head) for at in opened)
 
 
+def test_a_kill_in_the_head_on_all_leaves_no_word_of_validation_in_what_is_chosen(
+    split_photos, tmp_path, weights, monkeypatch, ticking
+):
+    monkeypatch.setattr(ladder, "LEAST_EPOCHS", 1e9)
+    monkeypatch.setattr(ladder, "_trained", lambda *given: (_ for _ in ()).throw(EnoughError))
+    out, save, before = tmp_path / "run", working.Session.save, []
+
+    def killed(session):
+        if session.stage == 1:
+            best, _ = read_tensors(session.run.best_checkpoint)
+            if before:  # the best weights are replaced, and no checkpoint says so
+                assert any(not torch.equal(best[name], value) for name, value in before[0].items())
+                raise KeyboardInterrupt
+            before.append(best)
+        save(session)
+
+    monkeypatch.setattr(working.Session, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        reslab.train(
+            split_photos, out=out, minutes=MINUTES, fields={"preprocess.size": 32}, quiet=True,
+            recipe="photos", network="small-resnet", weights=weights,
+        )  # fmt: skip
+    monkeypatch.setattr(working.Session, "save", save)
+    taken, original = [], story._take_back
+
+    def watched(work, session):
+        original(work, session)
+        taken.append(read_tensors(work.run.best_checkpoint)[0])
+
+    monkeypatch.setattr(story, "_take_back", watched)
+    run = go_on(out, ticking)
+    chosen, _ = read_tensors(run.chosen_checkpoint)
+    for name, value in before[0].items():
+        assert torch.equal(taken[0][name], value)
+        assert torch.equal(chosen[name], value)
+
+
 @pytest.mark.usefixtures("ticking")
 def test_a_training_that_diverges_is_given_up_for_a_slower_one(split_photos, tmp_path):
     run = train(split_photos, tmp_path / "run", lr=1e4)
@@ -346,7 +383,9 @@ def test_a_slow_first_pass_says_nothing_of_the_rate(tmp_path):
 @pytest.mark.usefixtures("ticking")
 def test_a_machine_too_slow_for_a_score_still_gives_a_model(split_photos, tmp_path, monkeypatch):
     monkeypatch.setattr(clock.Clock, "_scoring", 1e6)
-    run = train(split_photos, tmp_path / "run")
+    with pytest.raises(InputError, match=r"too slow to score the test split.*resume"):
+        train(split_photos, tmp_path / "run")
+    run = Run(tmp_path / "run")
     assert len(run.history) == 1
     assert load_model(run.path)
 

@@ -16,13 +16,15 @@ from reslab.training.preparation import Prepared
 GLANCE = 250  # pictures of train that the very first model learns from, where there are many
 WORTH = 2.0  # seconds of learning below which a stage is not begun
 CALMER = 0.2  # of the rate, after a training that diverged
-PASSES = 5.3  # forward passes that a training step costs
+PASSES = 3.8  # forward passes that a training step costs
 EARLY = 0.25  # of a pass's operations, that the first layers may take
-LATER_PASSES = 2.7  # forward passes that a step of all but the first layers costs
+LATER_PASSES = 3.0  # forward passes that a step of all but the first layers costs
 LAST = 0.4  # of a pass's operations, that the last layers may take
 LAST_PASSES = 0.9  # forward passes of the whole network, that a step of the last layers costs
 LAST_EPOCHS = (2, 4)  # least that are worth their features; most, then more of the network pays
 WHOLE_FROM = 20.0  # epochs of the whole network, for which the first layers need not be spared
+LONG = 6.0  # epochs of more layers, from which on they need more than light views
+MIXUP = 0.2  # in those
 FULL_RATE_AT = 2.0  # epochs; a shorter training would not find back from large steps, and in a
 # longer one they would carry the weights too far from where they were pretrained
 HEAD_SHARE = 0.4  # of the time left, that features for a solved head may take
@@ -152,6 +154,12 @@ def _trained(work: Work, epochs: float, name: str, what: str, fields: dict[str, 
     share = epochs / FULL_RATE_AT
     rate = fields["optimizer.lr"] * math.sqrt(min(share, 1 / share))
     most = work.progress.epoch + math.ceil(2 * epochs) + 1
+    if epochs >= LONG:  # crops twice as far, if there are any, and pictures mixed
+        own = work.base.recipe
+        fields = fields | {
+            "augment.zoom": own.augment.zoom**2,
+            "mix.mixup": own.mix.mixup or MIXUP,
+        }
     return Stage(
         name=name,
         why=f"{what}, for the time that is left: about {epochs:.1f} epochs",
