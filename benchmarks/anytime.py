@@ -148,7 +148,7 @@ def main() -> None:
     given = arguments.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     data = Path() if given.kills else food_folder(given.work)
-    if given.a_class:
+    if given.a_class and not given.kills:
         data = with_few(data, given.work, given.a_class)
     rows: list[tuple[str, str]] = []
     for minutes in given.minutes:

@@ -235,7 +235,7 @@ def test_pretrained_it_begins_with_a_solved_head_and_trains_on_from_it(
     split_photos, tmp_path, weights
 ):
     options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
-    fields = {"preprocess.size": 32}
+    fields = {"preprocess.size": 32, "mix.mixup": 0.2, "augment.policy": "trivial-wide"}
     run = reslab.train(
         split_photos, out=tmp_path / "run", minutes=MINUTES, fields=fields, **options
     )
@@ -317,6 +317,10 @@ def test_a_kill_in_the_head_on_all_leaves_no_word_of_validation_in_what_is_chose
     for name, value in before[0].items():
         assert torch.equal(taken[0][name], value)
         assert torch.equal(chosen[name], value)
+    # The stage that was killed is carried out.
+    kept = load_model(out).network.state_dict()
+    assert any(not torch.equal(kept[name], value) for name, value in before[0].items())
+    assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
 
 
 @pytest.mark.usefixtures("ticking")

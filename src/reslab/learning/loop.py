@@ -138,7 +138,7 @@ class _Stepper:
             device.split(":")[0], torch.bfloat16, enabled=recipe.precision == "bf16"
         )
         self._network = state.network
-        if not (recipe.norms_learn or recipe.drop_path):  # skipped branches hang on the modules
+        if recipe.folds_norms:
             example = as_input(batches.inputs(torch.arange(1), 0), device)
             self._network = folded_in_each_pass(state.network.eval(), example)
         self._pieces: Pieces | None = None

@@ -35,10 +35,12 @@ def choose_precision(
     device: str,
     *,
     train_mode: bool = True,
+    folds: bool = False,
 ) -> tuple[str, str]:
     """(precision, why) for `steps` passes over batches such as `batch` makes, inputs of `shape`.
 
     train_mode: whether the network is in training mode, as opposed to frozen, during a step.
+    folds: whether its frozen norms are folded in each pass.
 
     On a CPU "auto" is bf16 only if the processor computes in it, its logits and gradients agree
     with fp32's, and a step is measured to be faster; the finding is kept in the cache, so that
@@ -58,7 +60,7 @@ def choose_precision(
     seconds, known = _recall(place)
     clock: _Steps | None = None
     if seconds is None:
-        clock = _Steps(network, *batch(), train_mode)
+        clock = _Steps(network, *batch(), train_mode, folds)
         seconds = clock.seconds("fp32")
         _remember(place, seconds, None)
     if seconds * steps < SHORT:
@@ -66,7 +68,7 @@ def choose_precision(
     if known is not None:
         return known[0], f"{known[1]} (earlier, on this machine)"
     try:
-        found = _measure(clock or _Steps(network, *batch(), train_mode))
+        found = _measure(clock or _Steps(network, *batch(), train_mode, folds))
     except (RuntimeError, ValueError) as error:  # an operation that knows no bf16
         return "fp32", f"auto: bf16 cannot be tried ({str(error).strip().splitlines()[0]})"
     _remember(place, seconds, found)
@@ -99,11 +101,16 @@ class _Steps:
     """Training steps on a copy of the network, without a trace on the network itself."""
 
     def __init__(
-        self, network: nn.Module, x: torch.Tensor, labels: torch.Tensor, train_mode: bool
+        self,
+        network: nn.Module,
+        x: torch.Tensor,
+        labels: torch.Tensor,
+        train_mode: bool,
+        folds: bool,
     ) -> None:
         self._x, self._labels = as_input(x, "cpu"), labels
         self._network = copy.deepcopy(network).train(train_mode)
-        if not train_mode:  # as the loop does
+        if folds:
             self._network = folded_in_each_pass(self._network, self._x[:1])
 
     def seconds(self, precision: str) -> float:

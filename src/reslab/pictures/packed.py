@@ -109,6 +109,11 @@ class Packed(ABC):
     def _read(self, part: int, place: Place, most: int) -> bytes:
         """The bytes of a picture. Raises OSError."""
 
+    @property
+    def places(self) -> np.ndarray:
+        """Where the pictures lie: int64 (N, 2)."""
+        return self._places
+
     def names(self) -> Names:
         return self._names
 

@@ -31,21 +31,50 @@ _HELD = 1 << 28  # bytes of row groups that are kept decoded
 _OPEN = 64  # files that are open at once
 
 
+class _Groups:
+    """The groups of rows that were read last, of any number of files."""
+
+    def __init__(self) -> None:
+        self._opened: OrderedDict[Path, _Table] = OrderedDict()
+        self._held: OrderedDict[tuple[Path, int], Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def column(self, path: Path, group: int) -> Any:
+        """The bytes of a group's pictures. Raises InputError, OSError or pyarrow's own."""
+        key = path, group
+        with self._lock:
+            if key not in self._held:
+                if path not in self._opened:
+                    while len(self._opened) >= _OPEN:
+                        self._opened.popitem(last=False)
+                    self._opened[path] = open_table(path)
+                self._held[key] = self._opened[path].pictures(group)
+                while len(self._held) > 1 and self._bytes > _HELD:
+                    self._held.popitem(last=False)
+            self._held.move_to_end(key)
+            return self._held[key]
+
+    @property
+    def _bytes(self) -> int:
+        return sum(one.nbytes for one in self._held.values())
+
+
 class Tables(Packed):
-    """The pictures in columns, by row group or record batch, and row."""
+    """The pictures in columns, by row group or record batch, and row.
+
+    groups: what is held of them, which other files may share.
+    """
 
     def __init__(self, location: Path, files: Sequence[Path], *arrays: Any) -> None:
         super().__init__(location, files, *arrays)
-        self._opened: dict[int, _Table] = {}
-        self._held: OrderedDict[tuple[int, int], Any] = OrderedDict()
-        self._lock = threading.Lock()
+        self.groups = _Groups()
 
     def _read(self, part: int, place: Place, most: int) -> bytes:
         group, row = place
         try:
-            with self._lock:
-                column = self._column(part, group)
-            data = column[row].as_py()
+            data = self.groups.column(self._files[part], group)[row].as_py()
+        except InputError as error:
+            raise OSError(errno.EIO, str(error)) from None
         except _unreadable() as error:
             raise OSError(errno.EIO, _reason(error)) from None
         if data is None:
@@ -53,20 +82,6 @@ class Tables(Packed):
         if len(data) > most:
             raise OSError(errno.EFBIG, f"larger than {most / 1e6:,.0f} MB")
         return bytes(data)
-
-    def _column(self, part: int, group: int) -> Any:
-        """The bytes of a group's pictures; the groups used last are kept."""
-        key = part, group
-        if key not in self._held:
-            if part not in self._opened:
-                while len(self._opened) >= _OPEN:
-                    self._opened.pop(next(iter(self._opened)))
-                self._opened[part] = open_table(self._files[part])
-            self._held[key] = self._opened[part].pictures(group)
-            while len(self._held) > 1 and sum(one.nbytes for one in self._held.values()) > _HELD:
-                self._held.popitem(last=False)
-        self._held.move_to_end(key)
-        return self._held[key]
 
     def where(self, name: str) -> str:
         row = self._row(name)
@@ -257,8 +272,11 @@ def _entries(files: Sequence[Path], name: str) -> tuple[PackedEntries, set[tuple
     return gathered.entries(files, name), told
 
 
-def unlabelled_table(path: Path) -> Packed:
-    """The pictures of a file, whether it has labels or not, in its order. Raises InputError."""
+def unlabelled_table(path: Path, beside: Packed | None) -> Packed:
+    """The pictures of a file, whether it has labels or not, in its order. Raises InputError.
+
+    beside: another file's, with which it shares what is held in memory.
+    """
     table, found = open_table(path), list[tuple[str, Place]]()
     for group in range(table.groups):
         try:
@@ -268,7 +286,10 @@ def unlabelled_table(path: Path) -> Packed:
         for row, called in enumerate(names):
             own = PurePosixPath(called or "").name.replace("\0", "")
             found.append((f"{len(found):010d}{'-' if own else ''}{own}", (group, row)))
-    return unlabelled(Tables, path, found)
+    opened = unlabelled(Tables, path, found)
+    if isinstance(opened, Tables) and isinstance(beside, Tables):
+        opened.groups = beside.groups
+    return opened
 
 
 def _label(value: Any, class_names: tuple[str, ...] | None) -> str | None:

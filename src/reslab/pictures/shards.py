@@ -9,11 +9,13 @@ import hashlib
 import json
 import os
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
 
 from reslab.disk import open_regular
 from reslab.errors import InputError
@@ -59,13 +61,7 @@ def shard_entries(files: Sequence[Path], name: str) -> PackedEntries:
 
     Raises InputError with everything that is wrong with them.
     """
-    stats = [path.stat() for path in files]
-    facts = [
-        (os.path.realpath(path), one.st_size, one.st_mtime_ns)
-        for path, one in zip(files, stats, strict=True)
-    ]
-    digest = hashlib.blake2b(repr(facts).encode("utf-8", "surrogateescape"), digest_size=16)
-    kept = cache_folder() / "shards" / f"{digest.hexdigest()}.safetensors"
+    kept = _place("", files)
     known = kept_arrays(kept, FORMAT)
     if known is not None:
         words, arrays = known[0]["words"], known[1]
@@ -85,14 +81,40 @@ def shard_entries(files: Sequence[Path], name: str) -> PackedEntries:
 
 
 def unlabelled_shard(path: Path) -> Packed:
-    """The pictures of a shard, whether it has labels or not. Raises InputError."""
+    """The pictures of a shard, whatever else it holds; found once, as `shard_entries` does it.
+
+    Raises InputError.
+    """
+    kept = _place("unlabelled", [path])
+    known = kept_arrays(kept, FORMAT)
+    if known is not None:
+        names, places = Names(known[1]["paths"]), known[1]["places"]
+        return Shards(path.parent, [path], names, np.zeros(len(places), np.int32), places)
     wrong: list[str] = []
-    pictures: dict[str, _Member] = {}
+    pictures: list[tuple[str, Place]] = []
     with _readable(path, wrong), open_regular(path) as file:
-        pictures, _, _ = _members(file, path, wrong)
+        pictures += [
+            (member.name, (member.offset, member.size))
+            for member in _members(file, path, wrong)
+            if is_picture_name(member.name)
+        ]
     if wrong:
         raise InputError(f"{path}: {len(wrong):,} problem(s) in what is packed:", wrong)
-    return unlabelled(Shards, path, [(of.name, (of.offset, of.size)) for of in pictures.values()])
+    found = unlabelled(Shards, path, pictures)
+    arrays = {"paths": found.names().text(), "places": found.places}
+    keep_arrays(kept, arrays, {"format": FORMAT})
+    return found
+
+
+def _place(kind: str, files: Sequence[Path]) -> Path:
+    """Where the cache keeps what was found in these files as they are."""
+    facts = [
+        (os.path.realpath(path), one.st_size, one.st_mtime_ns)
+        for path, one in zip(files, [path.stat() for path in files], strict=True)
+    ]
+    told = repr(facts) if not kind else repr((kind, facts))
+    digest = hashlib.blake2b(told.encode("utf-8", "surrogateescape"), digest_size=16)
+    return cache_folder() / "shards" / f"{digest.hexdigest()}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -106,7 +128,7 @@ def _index(part: int, path: Path, gathered: PackedList) -> None:
     """Add what a shard holds."""
     wrong: list[str] = []
     with _readable(path, wrong), open_regular(path) as file:
-        pictures, labels, others = _members(file, path, wrong)
+        pictures, labels, others = _by_key(_members(file, path, wrong), path, wrong)
         for key, picture in pictures.items():
             if key not in labels:
                 wrong.append(f"{path}:{picture.name}: no label: {key}.cls or {key}.json")
@@ -137,14 +159,28 @@ def _readable(path: Path, wrong: list[str]) -> Iterator[None]:
         )
 
 
-def _members(
-    file: BinaryIO, path: Path, wrong: list[str]
+def _by_key(
+    members: Iterable[_Member], path: Path, wrong: list[str]
 ) -> tuple[dict[str, _Member], dict[str, _Member], set[str]]:
     """The pictures and the labels of a shard by their key, in their order; other files' keys."""
-    size = os.fstat(file.fileno()).st_size
-    others: set[str] = set()
     pictures: dict[str, _Member] = {}
     labels: dict[str, _Member] = {}
+    others: set[str] = set()
+    for member in members:
+        key, _, suffix = member.name.rpartition(".")
+        kind = suffix.lower()
+        if is_picture_name(member.name):
+            _add(pictures, key, member, path, wrong)
+        elif kind == "cls" or (kind == "json" and key not in labels):
+            _add(labels, key, member, path, wrong, instead=".json")
+        else:
+            others.add(key)
+    return pictures, labels, others
+
+
+def _members(file: BinaryIO, path: Path, wrong: list[str]) -> Iterator[_Member]:
+    """What a shard holds, in its order; noting what is wrong with it."""
+    size = os.fstat(file.fileno()).st_size
     seen: set[str] = set()
     with tarfile.open(fileobj=file, mode="r:") as shard:
         while (info := shard.next()) is not None:
@@ -160,18 +196,9 @@ def _members(
                 wrong.append(f"{path}:{info.name}: {problem}")
                 continue
             seen.add(name)
-            key, _, suffix = name.rpartition(".")
-            member = _Member(name, info.offset_data, info.size)
-            kind = suffix.lower()
-            if is_picture_name(name):
-                _add(pictures, key, member, path, wrong)
-            elif kind == "cls" or (kind == "json" and key not in labels):
-                _add(labels, key, member, path, wrong, instead=".json")
-            else:
-                others.add(key)
+            yield _Member(name, info.offset_data, info.size)
         end = shard.offset
     _refuse_unended(file, end, size, path, wrong)
-    return pictures, labels, others
 
 
 def _add(

@@ -204,6 +204,11 @@ class Recipe(Group):
         """
         return self.weights == "none"
 
+    @property
+    def folds_norms(self) -> bool:
+        """Whether a step folds norms that do not learn into the convolutions before them."""
+        return not (self.norms_learn or self.drop_path)  # skipped branches hang on the modules
+
     def with_fields(self, fields: Mapping[str, Any], origin: str = "--") -> "Recipe":
         """A copy with fields set by dotted name, such as {"optimizer.lr": 0.1}.
 

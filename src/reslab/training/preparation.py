@@ -273,6 +273,7 @@ def with_precision(prepared: Prepared, device: str) -> tuple[Prepared, str]:
             views // len(rows),
             device,
             train_mode=recipe.norms_learn,
+            folds=recipe.folds_norms,
         )
     )
     return replace(prepared, recipe=recipe.with_fields({"precision": precision})), reason

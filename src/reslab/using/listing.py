@@ -90,22 +90,20 @@ def expand(paths: Sequence[str], *, packed: bool = False) -> Listing:
     without pictures.
     """
     parts: list[Part] = []
-    problems = []
-    for name in [one for path in paths for one in (_braces(path) if packed else [path])]:
+    problems: list[str] = []
+    named = [one for path in paths for one in (_braces(path) if packed else [path])]
+    for name in named:
         path = user_path(name)
         if path.is_dir():
-            found = _inside(name.rstrip("/"), path, packed=packed)
-            parts += found
-            if not found:
-                problems.append(f"{name}: no pictures in this folder")
+            parts += _inside(name.rstrip("/"), path, problems, packed=packed)
         elif packed and is_pack(name) and path.is_file():
-            parts.append(_packed(name, path))
+            parts += _packed([name], problems)
         elif path.exists():
             parts.append(Part("", (name if path == Path(name) else str(path),)))
         else:
             problems.append(f"{name}: no such file or folder")
     if problems:
-        raise InputError(f"{len(problems)} of {len(paths)} path(s) cannot be used:", problems)
+        raise InputError(f"{len(problems)} of {len(named)} path(s) cannot be used:", problems)
     return Listing(_together(parts))
 
 
@@ -116,19 +114,27 @@ def _braces(name: str) -> list[str]:
     return [name] if len(found) == 1 else [str(path) for path in found]
 
 
-def _inside(name: str, folder: Path, *, packed: bool) -> list[Part]:
-    """A folder's pictures, or those in its packed files where it has no others."""
+def _inside(name: str, folder: Path, problems: list[str], *, packed: bool) -> list[Part]:
+    """A folder's pictures, or those in its packed files."""
     held = Folder(folder).names()
     pictures = Names.of(item for item in held if is_picture_name(item))
-    if pictures:
-        return [Part(f"{name}/", pictures)]
-    packs = [item for item in held if is_pack(item)] if packed else []
-    return [_packed(f"{name}/{item}", folder / item) for item in packs]
+    packs = [f"{name}/{item}" for item in held if is_pack(item)] if packed else []
+    if pictures and packs:
+        problems.append(f"{name}: both pictures and packed files ({packs[0]}, ...); name one kind")
+    elif not pictures and not packs:
+        problems.append(f"{name}: no pictures in this folder")
+    return [Part(f"{name}/", pictures)] if pictures else _packed(packs, problems)
 
 
-def _packed(name: str, path: Path) -> Part:
-    found = pictures_of(path)
-    return Part(f"{name}:", found.names(), found)
+def _packed(names: Sequence[str], problems: list[str]) -> list[Part]:
+    """The pictures of packed files, one after the other."""
+    parts: list[Part] = []
+    for name in names:
+        found = pictures_of(user_path(name), parts[-1].packed if parts else None)
+        if not found.names():
+            problems.append(f"{name}: no pictures in this file")
+        parts.append(Part(f"{name}:", found.names(), found))
+    return parts
 
 
 def _together(parts: list[Part]) -> list[Part]:

@@ -24,7 +24,7 @@ LAST_PASSES = 0.9  # forward passes of the whole network, that a step of the las
 LAST_EPOCHS = (2, 4)  # least that are worth their features; most, then more of the network pays
 WHOLE_FROM = 20.0  # epochs of the whole network, for which the first layers need not be spared
 LONG = 6.0  # epochs of more layers, from which on they need more than light views
-MIXUP = 0.2  # in those
+MIXUP, LEAST_ZOOM = 0.2, 0.4  # in those
 FULL_RATE_AT = 2.0  # epochs; a shorter training would not find back from large steps, and in a
 # longer one they would carry the weights too far from where they were pretrained
 HEAD_SHARE = 0.4  # of the time left, that features for a solved head may take
@@ -40,6 +40,12 @@ HEAD: dict[str, Any] = {
     "features": "cached",
     "views": 0,
     "averaging": "none",
+    "drop_path": 0.0,
+    "mix.mixup": 0.0,
+    "mix.cutmix": 0.0,
+    "optimizer.clip_norm": 0.0,
+    "augment.policy": "none",
+    "augment.erase": 0.0,
 }
 # Chosen on food10's validation split (LOG.md).
 WHOLE: dict[str, Any] = {
@@ -59,6 +65,7 @@ LAST_LAYERS: dict[str, Any] = WHOLE | {
     "features": "cached",
     "views": 1,
     "averaging": "none",
+    "precision": "fp32",
     "optimizer.lr": 5e-4,
 }
 
@@ -69,7 +76,10 @@ def next_stage(work: Work) -> Stage | None:
     if work.plan.stages and work.clock.left_to_learn < WORTH:
         return None
     found = _after_head(work) if _solvable(work.base) else _from_scratch(work)
-    pinned = work.plan.pinned
+    # What a solved head cannot have is left out of its stage, whoever asked for it.
+    pinned = set(work.plan.pinned) - (
+        HEAD.keys() if found.fields["train_from"] == "head" else set()
+    )
     kept = {name: value for name, value in found.fields.items() if name not in pinned}
     given_up = sum(stage.diverged for stage in work.plan.stages)
     if given_up:
@@ -154,12 +164,10 @@ def _trained(work: Work, epochs: float, name: str, what: str, fields: dict[str, 
     share = epochs / FULL_RATE_AT
     rate = fields["optimizer.lr"] * math.sqrt(min(share, 1 / share))
     most = work.progress.epoch + math.ceil(2 * epochs) + 1
-    if epochs >= LONG:  # crops twice as far, if there are any, and pictures mixed
-        own = work.base.recipe
-        fields = fields | {
-            "augment.zoom": own.augment.zoom**2,
-            "mix.mixup": own.mix.mixup or MIXUP,
-        }
+    own = work.base.recipe
+    if epochs >= LONG and not own.mix.cutmix:  # crops go further, if there are any
+        zoom = min(own.augment.zoom, max(own.augment.zoom**2, LEAST_ZOOM))
+        fields = fields | {"augment.zoom": zoom, "mix.mixup": own.mix.mixup or MIXUP}
     return Stage(
         name=name,
         why=f"{what}, for the time that is left: about {epochs:.1f} epochs",

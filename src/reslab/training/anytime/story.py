@@ -201,8 +201,8 @@ def _take_back(work: Work, session: Session) -> None:
     """Put back the best weights where a kill left those that learned from validation pictures too,
     and no word of it."""
     together = [number for number, stage in enumerate(work.plan.stages) if stage.together]
-    begun = together[-1:] == [work.progress.stage] and len(together) == 1
-    if begun and not work.plan.stages[together[0]].done and work.run.chosen_checkpoint.exists():
+    begun = together == [work.progress.stage] and work.run.chosen_checkpoint.exists()
+    if begun and work.progress.epoch == work.plan.stages[together[0]].first:
         save_model(work.run.best_checkpoint, chosen_alone(work.run), session.model())
 
 

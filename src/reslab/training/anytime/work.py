@@ -78,6 +78,12 @@ class Work:
         if self.over:
             raise EnoughError
 
+    def stop_late(self) -> None:
+        """As `stop`, within what is worth nothing before it is done: some of what is kept for the
+        end may be used."""
+        if self.caught or self.short_of(lambda clock: clock.least_ending):
+            raise EnoughError
+
     @cached_property
     def features_precision(self) -> tuple[str, float]:
         """What features are computed in, and how many times as fast as in float32 that is."""
@@ -95,9 +101,7 @@ class Work:
             settled = len(ended) > SETTLED_PASSES and precision == "fp32"  # as the end computes
             if self.clock is not None and settled:
                 self.clock.note_rate(TOGETHER * (len(ended) - 1), ended[-1] - ended[0])
-            # Half of the features are none, so some of what is kept for the end may be used.
-            if self.caught or self.short_of(lambda clock: clock.least_ending):
-                raise EnoughError
+            self.stop_late()  # half of the features are none
 
         return stop
 

@@ -99,6 +99,7 @@ def _opened(work: Work, stage: Stage, number: int) -> Session:
         if work.clock is not None:
             stage.turns = []
         session.state.progress = work.progress
+        work.save_plan()  # first, or a resume from this checkpoint would not know where it began
         session.save()
     return session
 
@@ -131,7 +132,7 @@ def _solve(work: Work, session: Session, stage: Stage) -> None:
         return
     started = time.perf_counter()
     prepared, display = _with_features(work, session), session.display
-    found = start_from_solved_head(prepared, session.device, display, work.stop)
+    found = start_from_solved_head(prepared, session.device, display, work.stop_late)
     stage.strength = found["strength"]
     for _ in followed(session, _solved(session, started), 0):
         pass
@@ -152,7 +153,7 @@ def _solve_together(work: Work, session: Session, stage: Stage) -> None:
     chosen = prepared.network.state_dict() | before
     save_model(session.run.chosen_checkpoint, chosen, session.model())
     assert stage.strength is not None
-    solve_together(prepared, stage.strength, work.stop)
+    solve_together(prepared, stage.strength, work.stop_late)
     for _ in followed(session, _solved(session, started, together=True), 0):
         pass
     session.save()
