@@ -294,7 +294,7 @@ def test_a_broken_picture_in_a_shard_is_named_or_left_out(packed, tmp_path):
 
 
 def test_braces_may_stand_for_folders(packed, tmp_path):
-    tars = sorted((packed["shards"] / "train").rglob("*.tar"))[:2]
+    tars = sorted(packed["shards"].glob("train-*.tar"))[:2]
     for number, path in enumerate(tars):
         (tmp_path / f"part{number}").mkdir()
         shutil.copy(path, tmp_path / f"part{number}" / "train.tar")

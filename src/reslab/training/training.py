@@ -31,6 +31,7 @@ from reslab.run.lock import holding
 from reslab.training.anytime.plan import Plan
 from reslab.training.anytime.story import (
     by_plan,
+    decided,
     minutes_left,
     plan_of,
     staged_plan,
@@ -92,7 +93,7 @@ def train(
     display = Display(quiet=quiet, silent=not team().leads)
     changes = changes_of(taken(options, Recipe), fields)
     staged = staged_plan(plan, minutes, recipe, changes, watch_test=watch_test)
-    chosen = _named(recipe, changes)
+    chosen = _named(recipe, changes | decided(staged))
     launch = launch_name(str(data), options, changes, chosen)
     asked = _asked(watch_test, language, tensorboard) | by_plan(staged) | {"launch": launch}
     device = _device(device)

@@ -102,20 +102,24 @@ def predict(
             mine = shards.missing(rank, world)
             display = Display(quiet=quiet or rank > 0)
             predicted = _predict_into(shards, mine, listing, predictor, threads, display)
-            done = len(shards.done())
-            unreadable, problems = shards.unreadable(SHOWN_PROBLEMS)
-            if done == shards.count:
+            found = _predicted(shards, len(listing), predicted, began)
+            if found.done == shards.count:
                 shards.tidy()
-    seconds = time.perf_counter() - began
+    return found
+
+
+def _predicted(shards: Shards, pictures: int, predicted: int, began: float) -> Predicted:
+    """What is there of all, after `predicted` pictures of this call."""
+    unreadable, problems = shards.unreadable(SHOWN_PROBLEMS)
     return Predicted(
         shards.folder,
-        len(listing),
+        pictures,
         shards.count,
-        done,
+        len(shards.done()),
         predicted,
         unreadable,
         tuple(problems),
-        seconds,
+        time.perf_counter() - began,
     )
 
 

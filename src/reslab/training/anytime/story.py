@@ -102,19 +102,24 @@ def by_plan(plan: Plan | None) -> dict[str, Any]:
     return {} if plan is None else {"by_plan": True}
 
 
+def decided(plan: Plan | None) -> dict[str, Any]:
+    """What the clock has decided of a recipe before it is known."""
+    return {} if plan is None or plan.minutes is None else {"train_from": "all"}
+
+
 def whole_recipe(plan: Plan | None, chosen: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """The recipe of a run, which the stages of its plan will change if it has one."""
     if plan is None:
         return chosen.with_fields(changes)
     if plan.minutes is None:
         return plan.recipe.with_fields(changes)
-    fields: dict[str, Any] = {"train_from": "all"}
+    fields = decided(plan)
     if chosen.weights != "none" and "batch_size" not in changes:
         fields["batch_size"] = WHOLE["batch_size"]  # twice as many took 7.6 GB to measure precision
     auto = changes.get("precision", chosen.precision) == "auto"
     if auto and plan.minutes < MEASURED_FROM:
         fields["precision"] = "fp32"
-    return chosen.with_fields(changes).with_fields(fields)
+    return chosen.with_fields({**changes, **fields})
 
 
 def minutes_left(run: Run) -> float | None:
