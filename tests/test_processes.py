@@ -69,8 +69,9 @@ FIVE = {
 TRAIN = """
 import json, os, sys
 import reslab
-for name, (data, options) in json.loads(sys.argv[1]).items():
-    reslab.train(data, out=f"{sys.argv[2]}/{name}", quiet=True, **options)
+_, todo, out = sys.argv
+for name, (data, options) in json.loads(todo).items():
+    reslab.train(data, out=f"{out}/{name}", quiet=True, **options)
 from reslab.cli import main
 def status(*words):
     sys.argv = ["reslab", *words]
@@ -82,7 +83,7 @@ print(status("train", "/nowhere"), status("search", "digits"), flush=True)
 if os.environ["RANK"] == "1":
     import reslab.training.following as following
     following.draw_preview = lambda session: os._exit(9)
-print(status("train", "digits", "--quiet", "--out", sys.argv[2] + "/lost"), flush=True)
+print(status("train", "digits", "--quiet", "--out", out + "/lost"), flush=True)
 """
 
 
