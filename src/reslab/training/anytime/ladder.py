@@ -23,8 +23,6 @@ LAST = 0.4  # of a pass's operations, that the last layers may take
 LAST_PASSES = 0.9  # forward passes of the whole network, that a step of the last layers costs
 LAST_EPOCHS = (2, 4)  # least that are worth their features; most, then more of the network pays
 WHOLE_FROM = 20.0  # epochs of the whole network, for which the first layers need not be spared
-LONG = 6.0  # epochs of more layers, from which on they need more than light views
-MIXUP, AVERAGED = 0.2, 0.998  # in those
 FULL_RATE_AT = 2.0  # epochs; a shorter training would not find back from large steps, and in a
 # longer one they would carry the weights too far from where they were pretrained
 HEAD_SHARE = 0.4  # of the time left, that features for a solved head may take
@@ -164,10 +162,6 @@ def _trained(work: Work, epochs: float, name: str, what: str, fields: dict[str, 
     share = epochs / FULL_RATE_AT
     rate = fields["optimizer.lr"] * math.sqrt(min(share, 1 / share))
     most = work.progress.epoch + math.ceil(2 * epochs) + 1
-    if epochs >= LONG:
-        fields = fields | {"ema_decay": AVERAGED}
-        if not work.base.recipe.mix.cutmix:
-            fields = fields | {"mix.mixup": MIXUP}
     return Stage(
         name=name,
         why=f"{what}, for the time that is left: about {epochs:.1f} epochs",
