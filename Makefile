@@ -9,7 +9,7 @@ $(VENV)/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "reslab needs Python 3.11 or newer; run: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]'  # Python does it, where used
 	@touch $@
 
 demo: $(VENV)/ready
@@ -20,9 +20,10 @@ lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Two processes of a thread each; by file, so that what a file's tests share is made once.
+# Two processes of a thread each; by file, so that what a file's tests share is made once, in the
+# order that tests/conftest.py gives.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What the tests of pages drive; without it they are skipped. Debian's, so it needs apt and root.
 browser: $(VENV)/ready
