@@ -126,10 +126,13 @@ def test_two_processes_give_the_bits_of_one_and_one_message(
 
 
 MEET = """
-import os, sys
+import os, sys, threading, time
 import torch
 from reslab.learning.pieces import sum_of, tree_sum
-from reslab.processes import LostProcessError, team, together
+from reslab.processes import LostProcessError, Team, team, together
+
+watch = Team.watch
+Team.watch = lambda *given: (watch(*given), time.sleep(0.4))  # it does not end at once
 
 def piece(number):  # more numbers than are sent to all at once
     return torch.randn(40001, generator=torch.Generator().manual_seed(number)) * 10.0**number
@@ -144,6 +147,8 @@ for turn in range(2):
                               tree_sum(0, parts, lambda node: piece(node[0])
                                        if node[1] - node[0] == 1 else None))
                   for parts in (2, 3, 4, 5, 7)))
+# Python that ends while a thread is in the store's C++ code may be aborted.
+print("watched by", [thread.name for thread in threading.enumerate()])
 try:
     with together():
         if team().rank == 1 and sys.argv[1] == "dies":
@@ -163,11 +168,12 @@ def test_processes_meet_again_where_others_have_met_before_them():
                 (first, out, error), (second, others, _) = ended(processes)
             assert (first, second) == (0, 9 if ends == "dies" else 0), error
             assert out.splitlines()[:2] == ["[0, 1] [0] [1] [1.0, 2.0] 0 True"] * 2
-            last = out.splitlines()[2]
+            assert out.splitlines()[2] == "watched by ['MainThread']"
+            last = out.splitlines()[3]
             assert last == "together" if ends == "lives" else "process 1 of 2" in last
             if ends == "lives":
                 met = ["[0, 1] [0] [1] [2.0, 3.0] 0 True"] * 2
-                assert others.splitlines() == [*met, "together"]
+                assert others.splitlines() == [*met, "watched by ['MainThread']", "together"]
 
 
 @pytest.mark.parametrize("count", range(1, 8))

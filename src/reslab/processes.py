@@ -28,6 +28,7 @@ SIGNALS = (1, 2, 15)  # SIGHUP, SIGINT, SIGTERM
 HANGS = 40.0  # seconds without a beat after which a process counts as lost
 _BEAT = 1.0  # seconds
 _MEETING = 300.0  # seconds that the first process waits for the last
+_LEAVING = 10.0  # seconds that the thread which watches the others has to end
 _GRACE = 10.0  # seconds that a failed team's process has to come to its own end
 _PATIENCE = timedelta(days=1)  # of a collective: what hangs is known by its beats, long before
 
@@ -50,6 +51,7 @@ class Team:
     agreed: int = 0
     _store: Any = None
     _done: threading.Event = field(default_factory=threading.Event)
+    _watching: threading.Thread | None = None
 
     @property
     def leads(self) -> bool:
@@ -218,6 +220,9 @@ class Team:
     def leave(self, *, failed: bool) -> None:
         """Leave the others, who may have something to do still."""
         self._done.set()
+        if self._watching is not None:
+            # A thread that comes back from C++ code while Python ends takes the process down.
+            self._watching.join(_LEAVING)
         if self._store is not None:
             with suppress(RuntimeError):
                 self._store.set(f"beat/{self.rank}", "left")
@@ -268,7 +273,10 @@ def _join() -> Team:
     found.wait()
     # A connection that nothing holds up.
     second = _within(meeting, _connect()[0])
-    threading.Thread(target=found.watch, args=(second,), daemon=True).start()
+    found._watching = threading.Thread(
+        target=found.watch, args=(second,), name="watching", daemon=True
+    )
+    found._watching.start()
     return found
 
 
