@@ -36,7 +36,8 @@ browser: $(VENV)/ready
 long: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet schemathesis
 	RESLAB_LONG=1 $(BIN)/python -m pytest -s tests/test_faults.py tests/test_features.py \
-	  tests/test_nothing_slips.py tests/test_properties.py tests/test_hostile_requests.py tests/test_processes.py
+	  tests/test_nothing_slips.py tests/test_properties.py tests/test_hostile_requests.py \
+	  tests/test_processes.py tests/test_predicting.py tests/test_anytime.py
 
 # The tests that need a GPU, exactness on it, and the times of cifar10-fast and of extraction.
 gpu: $(VENV)/ready

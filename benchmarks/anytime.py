@@ -157,6 +157,7 @@ def main() -> None:
             continue
         for name in given.rivals:
             rows += [(f"{minutes:g} min", ""), *RIVALS[name](data, minutes)]
+            print(rows[-1], file=sys.stderr, flush=True)
         for seed in given.seeds if not given.rivals else ():
             rows += by_clock(data, given.work, minutes, seed)
     table("training by the clock on food10", rows)
