@@ -10,30 +10,6 @@ import reslab
 from drawn_pictures import fill
 
 HERE = Path(__file__).resolve().parent
-# The files that take longest come first: of two processes none is left alone with one at the end.
-LONGEST = [
-    "features",
-    "faults",
-    "real_data",
-    "search",
-    "using",
-    "published_networks",
-    "means",
-    "processes",
-    "serve",
-    "page",
-    "export",
-    "anytime",
-    "hostile_requests",
-    "report",
-    "training",
-]
-
-
-def pytest_collection_modifyitems(items):
-    last = len(LONGEST)
-    place = {f"test_{name}": number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.stem, last))
 
 
 @pytest.fixture(scope="session", autouse=True)
