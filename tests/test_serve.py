@@ -519,7 +519,7 @@ def test_a_client_that_left_frees_its_place_and_costs_nothing(held, pictures):
 
 @pytest.mark.parametrize("held", [{"deadline": 15.0, "waiting": 1000}], indirect=True)
 def test_what_is_slow_is_refused_before_its_deadline_is_in_danger(held, pictures):
-    """At 1.7 seconds a picture, four and not three fill two fifths of a deadline of fifteen seconds,
+    """At 1.7 seconds a picture four, and not three, fill two fifths of a deadline of 15 seconds,
     which is more than a busy machine stands still."""
     server, gate = held
     threading.Timer(1.7, gate.open.set).start()
