@@ -18,6 +18,7 @@ import torch
 from reslab.errors import InputError, InterruptedRunError
 from reslab.learning.state import DivergedError, Progress
 from reslab.networks.catalogue import OURS
+from reslab.networks.folding import folded
 from reslab.networks.inference import as_input
 from reslab.networks.model_file import save_model
 from reslab.process import leave_at, refuse_several, tell
@@ -254,12 +255,13 @@ def _carry_out(work: Work, number: int) -> None:
 def _measure(work: Work, clock: Clock) -> None:
     """Learn the rate of judging by training pictures, where cached features said nothing."""
     rows = torch.arange(min(32, len(work.base.pixels.samples)))
+    example = as_input(work.base.pixels.inputs(rows[:1], epoch=0), work.device)
+    network = folded(work.base.network, example)  # as the end computes
     for _ in range(2):  # the first pass sets things up
         started = time.perf_counter()
         x = work.base.pixels.inputs(rows, epoch=0)
-        work.base.network.eval()
         with torch.inference_mode():
-            work.base.network(as_input(x, work.device))
+            network(as_input(x, work.device))
         clock.note_rate(len(rows), time.perf_counter() - started)
 
 
