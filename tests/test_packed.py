@@ -17,8 +17,9 @@ from drawn_pictures import CLASSES, fill
 from packing import add, rows_of, write_parquet, write_saved, write_shards
 from reslab.errors import InputError
 from reslab.networks.model_file import read_tensors
-from reslab.pictures import remembered, shards
+from reslab.pictures import parquet, remembered, shards
 from reslab.pictures.data_source import DataSource
+from reslab.pictures.packs import pictures_of
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.reading import with_keys
 from reslab.pictures.sources import open_pictures
@@ -291,6 +292,26 @@ def test_a_broken_picture_in_a_shard_is_named_or_left_out(packed, tmp_path):
     with pytest.raises(InputError, match=r"a-005\.tar:猫/bad\.png: not a picture"):
         with_keys(open_pictures(tmp_path / "s"))
     assert with_keys(open_pictures(tmp_path / "s"), leave_out=True).counts()["train"] == 36
+
+
+def test_what_is_held_of_parquet_files_is_bounded_over_all_of_them(packed, monkeypatch):
+    monkeypatch.setattr(parquet, "_groups", parquet._Groups())
+    monkeypatch.setattr(parquet, "_HELD", 0)
+    monkeypatch.setattr(parquet, "_OPEN", 1)
+    for path in sorted((packed["Parquet"] / "data").iterdir()):
+        found = pictures_of(path)
+        assert all(found.read(name) for name in found.names())
+        assert len(parquet._groups._held) == len(parquet._groups._opened) == 1
+
+
+def test_a_parquet_file_that_is_written_anew_is_read_anew(packed, tmp_path):
+    path = tmp_path / "a.parquet"
+    rows = [row for row in rows_of(packed["folder"] / "test") if row[2] == SORTED[0]]
+    for row in rows[:2]:
+        write_parquet(path, [row], SORTED)
+        found = pictures_of(path)
+        assert found.read(found.names()[0]) == row[1]
+        time.sleep(0.01)
 
 
 def test_braces_may_stand_for_folders(packed, tmp_path):

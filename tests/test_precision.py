@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from reslab.learning import precision
+from reslab.learning.device import set_up
 from reslab.learning.precision import choose_precision
 
 
@@ -94,3 +95,15 @@ def test_measuring_leaves_no_trace():
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_on_a_gpu_float32_is_not_tf32():
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.conv.fp32_precision
+    assert before[1] == "tf32"  # torch's own choice
+    try:
+        set_up("cuda")  # sets torch up, and needs no GPU for it
+        assert cudnn.conv.fp32_precision == "ieee"
+        assert torch.backends.cuda.matmul.fp32_precision in ("ieee", "none")
+    finally:
+        cudnn.benchmark, cudnn.conv.fp32_precision = before

@@ -9,7 +9,7 @@ import re
 from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -109,11 +109,6 @@ class Packed(ABC):
     def _read(self, part: int, place: Place, most: int) -> bytes:
         """The bytes of a picture. Raises OSError."""
 
-    @property
-    def places(self) -> np.ndarray:
-        """Where the pictures lie: int64 (N, 2)."""
-        return self._places
-
     def names(self) -> Names:
         return self._names
 
@@ -157,14 +152,18 @@ class Packed(ABC):
         return row if row < len(self._names) and self._names[row] == name else None
 
 
-def unlabelled(kind: type[Packed], path: Path, found: Sequence[tuple[str, Place]]) -> Packed:
-    """The pictures of one file, called and placed so; what else it tells of them is left."""
+def in_order(found: Iterable[tuple[str, Place]]) -> tuple[Names, np.ndarray]:
+    """What pictures are called, sorted, and where they lie: int64 (N, 2)."""
     names, places = NameList(), []
     for name, place in sorted(found):
         names.append(name)
         places.append(place)
-    table = np.array(places, np.int64).reshape(-1, 2)
-    return kind(path.parent, [path], names.names(), np.zeros(len(table), np.int32), table)
+    return names.names(), np.array(places, np.int64).reshape(-1, 2)
+
+
+def unlabelled(kind: type[Packed], path: Path, names: Names, places: np.ndarray) -> Packed:
+    """The pictures of one file, called and placed so; what else it tells of them is left."""
+    return kind(path.parent, [path], names, np.zeros(len(names), np.int32), places)
 
 
 def split_of(path: PurePosixPath) -> str:

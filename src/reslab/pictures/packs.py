@@ -20,14 +20,9 @@ def is_pack(name: str | Path) -> bool:
     return Path(name).suffix.lower() in SUFFIXES
 
 
-def pictures_of(path: Path, beside: Packed | None = None) -> Packed:
-    """The pictures of a packed file, whatever it says of their classes. Raises InputError.
-
-    beside: one that was opened before, to be read together with it.
-    """
-    if path.suffix.lower() == ".tar":
-        return unlabelled_shard(path)
-    return unlabelled_table(path, beside)
+def pictures_of(path: Path) -> Packed:
+    """The pictures of a packed file, whatever it says of their classes. Raises InputError."""
+    return unlabelled_shard(path) if path.suffix.lower() == ".tar" else unlabelled_table(path)
 
 
 def open_named_packs(

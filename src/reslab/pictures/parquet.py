@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,6 +22,7 @@ from reslab.pictures.packed import (
     PackedEntries,
     PackedList,
     Place,
+    in_order,
     open_packed,
     unlabelled,
 )
@@ -29,26 +31,30 @@ from reslab.pictures.table import Pictures
 IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png")
 _HELD = 1 << 28  # bytes of row groups that are kept decoded
 _OPEN = 64  # files that are open at once
+Version = tuple[int, int]  # of a file: its size, and when it was written, in nanoseconds
 
 
 class _Groups:
-    """The groups of rows that were read last, of any number of files."""
+    """The groups of rows that were read last, of all files of the process.
+
+    version: what a file that is written anew has another one of.
+    """
 
     def __init__(self) -> None:
-        self._opened: OrderedDict[Path, _Table] = OrderedDict()
-        self._held: OrderedDict[tuple[Path, int], Any] = OrderedDict()
+        self._opened: OrderedDict[tuple[Path, Version], _Table] = OrderedDict()
+        self._held: OrderedDict[tuple[Path, Version, int], Any] = OrderedDict()
         self._lock = threading.Lock()
 
-    def column(self, path: Path, group: int) -> Any:
+    def column(self, path: Path, version: Version, group: int) -> Any:
         """The bytes of a group's pictures. Raises InputError, OSError or pyarrow's own."""
-        key = path, group
+        file, key = (path, version), (path, version, group)
         with self._lock:
             if key not in self._held:
-                if path not in self._opened:
+                if file not in self._opened:
                     while len(self._opened) >= _OPEN:
                         self._opened.popitem(last=False)
-                    self._opened[path] = open_table(path)
-                self._held[key] = self._opened[path].pictures(group)
+                    self._opened[file] = open_table(path)
+                self._held[key] = self._opened[file].pictures(group)
                 while len(self._held) > 1 and self._bytes > _HELD:
                     self._held.popitem(last=False)
             self._held.move_to_end(key)
@@ -59,20 +65,17 @@ class _Groups:
         return sum(one.nbytes for one in self._held.values())
 
 
+_groups = _Groups()
+
+
 class Tables(Packed):
-    """The pictures in columns, by row group or record batch, and row.
-
-    groups: what is held of them, which other files may share.
-    """
-
-    def __init__(self, location: Path, files: Sequence[Path], *arrays: Any) -> None:
-        super().__init__(location, files, *arrays)
-        self.groups = _Groups()
+    """The pictures in columns, by row group or record batch, and row."""
 
     def _read(self, part: int, place: Place, most: int) -> bytes:
         group, row = place
         try:
-            data = self.groups.column(self._files[part], group)[row].as_py()
+            version = self._sizes[part], int(self._times[part, 0])
+            data = _groups.column(self._files[part], version, group)[row].as_py()
         except InputError as error:
             raise OSError(errno.EIO, str(error)) from None
         except _unreadable() as error:
@@ -204,17 +207,24 @@ def _field(column: Any, name: str) -> Any:
 
 def open_table(path: Path) -> _Table:
     """A Parquet or Arrow file. Raises InputError if it cannot be read, or pyarrow is absent."""
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError:
-        raise InputError(
-            f"{path}: Parquet and Arrow files need a package: pip install 'reslab[tables]'"
-        ) from None
+    pyarrow(str(path))
     try:
         return _Table(path)
     except _unreadable() as error:
         kind = path.suffix[1:]
         raise InputError(f"{path}: not a readable {kind} file ({_reason(error)})") from None
+
+
+def pyarrow(wanted_for: str) -> Any:
+    """The package pyarrow with its Parquet part. Raises InputError where it is not."""
+    try:
+        import_module("pyarrow.parquet")
+        return import_module("pyarrow")
+    except ImportError:
+        raise InputError(
+            f"{wanted_for}: Parquet and Arrow files need the package pyarrow, which is not here;"
+            " type: pip install 'reslab[tables]'"
+        ) from None
 
 
 def _unreadable() -> tuple[type[Exception], ...]:
@@ -272,11 +282,8 @@ def _entries(files: Sequence[Path], name: str) -> tuple[PackedEntries, set[tuple
     return gathered.entries(files, name), told
 
 
-def unlabelled_table(path: Path, beside: Packed | None) -> Packed:
-    """The pictures of a file, whether it has labels or not, in its order. Raises InputError.
-
-    beside: another file's, with which it shares what is held in memory.
-    """
+def unlabelled_table(path: Path) -> Packed:
+    """The pictures of a file, whether it has labels or not, in its order. Raises InputError."""
     table, found = open_table(path), list[tuple[str, Place]]()
     for group in range(table.groups):
         try:
@@ -286,10 +293,7 @@ def unlabelled_table(path: Path, beside: Packed | None) -> Packed:
         for row, called in enumerate(names):
             own = PurePosixPath(called or "").name.replace("\0", "")
             found.append((f"{len(found):010d}{'-' if own else ''}{own}", (group, row)))
-    opened = unlabelled(Tables, path, found)
-    if isinstance(opened, Tables) and isinstance(beside, Tables):
-        opened.groups = beside.groups
-    return opened
+    return unlabelled(Tables, path, *in_order(found))
 
 
 def _label(value: Any, class_names: tuple[str, ...] | None) -> str | None:

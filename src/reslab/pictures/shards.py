@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
 from reslab.disk import open_regular
 from reslab.errors import InputError
 from reslab.pictures.arrays import keep_arrays, kept_arrays
@@ -29,6 +27,7 @@ from reslab.pictures.packed import (
     PackedEntries,
     PackedList,
     Place,
+    in_order,
     packed_entries,
     unlabelled,
 )
@@ -61,7 +60,7 @@ def shard_entries(files: Sequence[Path], name: str) -> PackedEntries:
 
     Raises InputError with everything that is wrong with them.
     """
-    kept = _place("", files)
+    kept = _place("labelled", files)
     known = kept_arrays(kept, FORMAT)
     if known is not None:
         words, arrays = known[0]["words"], known[1]
@@ -88,8 +87,7 @@ def unlabelled_shard(path: Path) -> Packed:
     kept = _place("unlabelled", [path])
     known = kept_arrays(kept, FORMAT)
     if known is not None:
-        names, places = Names(known[1]["paths"]), known[1]["places"]
-        return Shards(path.parent, [path], names, np.zeros(len(places), np.int32), places)
+        return unlabelled(Shards, path, Names(known[1]["paths"]), known[1]["places"])
     wrong: list[str] = []
     pictures: list[tuple[str, Place]] = []
     with _readable(path, wrong), open_regular(path) as file:
@@ -100,10 +98,9 @@ def unlabelled_shard(path: Path) -> Packed:
         ]
     if wrong:
         raise InputError(f"{path}: {len(wrong):,} problem(s) in what is packed:", wrong)
-    found = unlabelled(Shards, path, pictures)
-    arrays = {"paths": found.names().text(), "places": found.places}
-    keep_arrays(kept, arrays, {"format": FORMAT})
-    return found
+    names, places = in_order(pictures)
+    keep_arrays(kept, {"paths": names.text(), "places": places}, {"format": FORMAT})
+    return unlabelled(Shards, path, names, places)
 
 
 def _place(kind: str, files: Sequence[Path]) -> Path:
@@ -112,8 +109,8 @@ def _place(kind: str, files: Sequence[Path]) -> Path:
         (os.path.realpath(path), one.st_size, one.st_mtime_ns)
         for path, one in zip(files, [path.stat() for path in files], strict=True)
     ]
-    told = repr(facts) if not kind else repr((kind, facts))
-    digest = hashlib.blake2b(told.encode("utf-8", "surrogateescape"), digest_size=16)
+    told = repr((kind, facts)).encode("utf-8", "surrogateescape")
+    digest = hashlib.blake2b(told, digest_size=16)
     return cache_folder() / "shards" / f"{digest.hexdigest()}.safetensors"
 
 

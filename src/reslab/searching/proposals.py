@@ -83,8 +83,7 @@ def _as_optuna(trial: Trial, space: Space, distributions: Any) -> "optuna.trial.
     params = {}
     for name, dimension in space.items():
         value = trial.fields[name]
-        held = isinstance(dimension, Choices)
-        params[name] = dimension.values.index(value) if held else value  # type: ignore[union-attr]
+        params[name] = dimension.values.index(value) if isinstance(dimension, Choices) else value
     pruned = trial.state == "pruned"
     accuracy = 0.0 if trial.validation is None else trial.validation.accuracy
     return optuna.trial.create_trial(

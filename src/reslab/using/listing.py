@@ -97,7 +97,7 @@ def expand(paths: Sequence[str], *, packed: bool = False) -> Listing:
         if path.is_dir():
             parts += _inside(name.rstrip("/"), path, problems, packed=packed)
         elif packed and is_pack(name) and path.is_file():
-            parts += _packed([name], problems)
+            parts.append(_packed(name, problems))
         elif path.exists():
             parts.append(Part("", (name if path == Path(name) else str(path),)))
         else:
@@ -123,24 +123,23 @@ def _inside(name: str, folder: Path, problems: list[str], *, packed: bool) -> li
         problems.append(f"{name}: both pictures and packed files ({packs[0]}, ...); name one kind")
     elif not pictures and not packs:
         problems.append(f"{name}: no pictures in this folder")
-    return [Part(f"{name}/", pictures)] if pictures else _packed(packs, problems)
+    if pictures:
+        return [Part(f"{name}/", pictures)]
+    return [_packed(pack, problems) for pack in packs]
 
 
-def _packed(names: Sequence[str], problems: list[str]) -> list[Part]:
-    """The pictures of packed files, one after the other."""
-    parts: list[Part] = []
-    for name in names:
-        found = pictures_of(user_path(name), parts[-1].packed if parts else None)
-        if not found.names():
-            problems.append(f"{name}: no pictures in this file")
-        parts.append(Part(f"{name}:", found.names(), found))
-    return parts
+def _packed(name: str, problems: list[str]) -> Part:
+    """The pictures of a packed file."""
+    found = pictures_of(user_path(name))
+    if not found.names():
+        problems.append(f"{name}: no pictures in this file")
+    return Part(f"{name}:", found.names(), found)
 
 
 def _together(parts: list[Part]) -> list[Part]:
     """The parts, files that stand one after the other as one of them."""
-    found = []
+    found: list[Part] = []
     for alone, group in groupby(parts, lambda part: not part.start):
         one = list(group)
         found += [Part("", tuple(part.names[0] for part in one))] if alone else one
-    return [part for part in found if part.names]
+    return found

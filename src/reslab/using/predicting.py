@@ -15,13 +15,14 @@ from reslab.disk import open_regular
 from reslab.errors import SHOWN_PROBLEMS, InputError
 from reslab.learning.device import choose_device, computing_exactly
 from reslab.networks.model_file import model_path
+from reslab.pictures.parquet import pyarrow
 from reslab.pictures.reading import in_threads
 from reslab.run.display import Display
 from reslab.run.lock import holding
 from reslab.using.bulk import Predictor
 from reslab.using.classifier import BATCH
 from reslab.using.listing import Listing, expand
-from reslab.using.shards import FORMAT, Format, Shards, pyarrow, shards_folder
+from reslab.using.shards import FORMAT, Format, Shards, shards_folder
 
 SHARD = 8192  # pictures: what a kill can cost each process
 
@@ -80,7 +81,7 @@ def predict(
     if shard_size < 1:
         raise InputError(f"shard-size {shard_size}: at least 1 picture")
     if format == "parquet":
-        pyarrow()
+        pyarrow("--format parquet")
     named = [pictures] if isinstance(pictures, str | Path) else pictures
     listing = expand([str(one) for one in named], packed=True)
     told: dict[str, Any] = {

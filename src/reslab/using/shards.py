@@ -9,13 +9,13 @@ import json
 import re
 import time
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 from reslab.disk import folder_to_fill, read_regular, write_safely
 from reslab.errors import InputError
 from reslab.pictures.files import printable
+from reslab.pictures.parquet import pyarrow
 from reslab.using.tables import ERROR, Cell, Columns, csv_of
 
 MANIFEST = "manifest.json"
@@ -155,20 +155,8 @@ def shards_folder(out: str | Path) -> Path:
     return path
 
 
-def pyarrow() -> Any:
-    """The package pyarrow with its Parquet part. Raises InputError where it is not."""
-    try:
-        import_module("pyarrow.parquet")
-        return import_module("pyarrow")
-    except ImportError:
-        raise InputError(
-            "Parquet needs the package pyarrow, which is not here; type:"
-            " pip install 'reslab[tables]' (or pip install pyarrow)"
-        ) from None
-
-
 def _parquet_of(columns: Columns, rows: Sequence[Sequence[Cell]]) -> bytes:
-    arrow = pyarrow()
+    arrow = pyarrow("--format parquet")
     text, names = arrow.string(), columns.names()
     kinds = {"set": arrow.list_(text)}
     kinds |= {name: arrow.float64() for name in names if name.startswith("probability")}
