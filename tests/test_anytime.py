@@ -373,6 +373,19 @@ def test_a_killed_run_is_sound_and_ends_in_time(split_photos, tmp_path):
     assert info["status"] in ("finished", "interrupted")
 
 
+def test_where_features_said_nothing_judging_is_timed_as_the_end_computes(monkeypatch):
+    def unfolded(x):
+        raise AssertionError("the end computes folded")
+
+    monkeypatch.setattr(story, "folded", lambda network, example: nn.Identity())
+    pixels = SimpleNamespace(samples=range(40), inputs=lambda rows, epoch: torch.zeros(len(rows)))
+    base = SimpleNamespace(pixels=pixels, network=unfolded)
+    noted = []
+    told = SimpleNamespace(note_rate=lambda count, seconds: noted.append(count))
+    story._measure(SimpleNamespace(base=base, device="cpu"), told)
+    assert noted[-1] == 32
+
+
 def test_a_slow_first_pass_says_nothing_of_the_rate(tmp_path):
     """The first pass sets things up; a run that took its rate for all ended after a third."""
     counting = clock.Clock(time.perf_counter(), 60.0)

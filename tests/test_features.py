@@ -21,7 +21,7 @@ from reslab.cli.printing import print_run
 from reslab.errors import InputError
 from reslab.features import extraction as features
 from reslab.features import solving
-from reslab.features.solving import HeadProblem
+from reslab.features.solving import HeadProblem, best_head
 from reslab.features.store import FeatureStore
 from reslab.judging import charts
 from reslab.networks.cutting import UncuttableError, cut
@@ -453,6 +453,20 @@ def test_a_signal_while_computing_ends_and_a_resume_goes_on(
 
 
 # The solved head
+
+
+def test_a_head_that_is_being_solved_can_be_stopped():
+    x, labels = torch.randn(40, 3), torch.arange(40) % 2
+    head, calls = nn.Linear(3, 2), []
+
+    def stop():
+        calls.append(1)
+        if len(calls) == 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        best_head(head, HeadProblem(x, labels, None), (x, labels), stop)
+    assert len(calls) == 30
 
 
 def test_the_solved_head_is_logistic_regression():

@@ -131,6 +131,16 @@ def test_an_index_is_made_once_and_again_for_a_changed_shard(packed, tmp_path, m
         with_keys(first)
 
 
+def test_a_damaged_word_in_an_index_is_no_other_class(packed, tmp_path):
+    assert open_pictures(packed["shards"]).classes == SORTED
+    for index in (tmp_path / "cache" / "shards").glob("*.safetensors"):  # of each split
+        whole = index.read_bytes()
+        head = 8 + int.from_bytes(whole[:8], "little")
+        assert b"bird" in whole[:head]
+        index.write_bytes(whole[:head].replace(b"bird", b"bIrd") + whole[head:])
+    assert open_pictures(packed["shards"]).classes == SORTED
+
+
 def test_what_was_read_of_shards_is_remembered(packed, monkeypatch):
     from reslab.pictures import reading
 

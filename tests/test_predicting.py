@@ -252,13 +252,13 @@ def test_something_else_is_refused_by_name(run, many, tmp_path, monkeypatch):
     other.write_bytes((run.path / "model.safetensors").read_bytes())
     assert reslab.predict(other, many / "猫", out=out, **QUIET).predicted == 0  # the same content
     monkeypatch.setattr(predicting, "_digest_of", lambda path: "another")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(many)
     for given, options, said in (
         (many / "猫", {}, "the model: another one"),
         (many / "猫", {"top": 2, "raw": True}, "top: 5 there, 2 now\n  raw: False there, True now"),
         (many / "猫", {"shard_size": 9}, "shard-size: 8192 there, 9 now"),
         (many / "bird", {}, "the number of pictures: 35 there, 34 now"),
-        (os.path.relpath(many / "猫"), {}, "other paths, or another order"),  # rows would differ
+        ("猫", {}, "other paths, or another order"),  # rows would differ
         ([*(many / "狗").iterdir(), many / "zz" / "last.png"], {}, "other paths, or another order"),
     ):
         with pytest.raises(InputError, match="begun with something else") as refused:
