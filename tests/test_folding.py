@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import reslab
 from reslab.networks.catalogue import NetworkSpec, build_network
 from reslab.networks.folding import folded, folded_in_each_pass
 
@@ -100,6 +101,18 @@ def test_training_with_frozen_statistics_learns_the_same(name):
         network.get_parameter(next(iter(expected))).mul_(1.5)
         torch.testing.assert_close(found(x), network(x))
     assert set(network.state_dict()) == names
+
+
+def test_an_average_is_judged_as_it_is_now(split_photos, weights, tmp_path):
+    """What is judged in each epoch are the weights that are kept, folding or not."""
+    run = reslab.train(
+        split_photos, out=tmp_path / "run", network="resnet18", weights=weights, seed=1, epochs=3,
+        train_from="layer4", features="online", batch_size=8, precision="fp32", quiet=True,
+        ema_decay=0.5, head="trained", lr=1e-5,
+        fields={"preprocess.size": 32, "augment.resize": 36},
+    )  # fmt: skip
+    kept = run.history[run.info["best_epoch"]]
+    assert kept["validation_loss"] == pytest.approx(run.info["validation"]["loss"], rel=1e-3)
 
 
 def test_what_cannot_be_traced_stays_as_it_is():

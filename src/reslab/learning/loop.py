@@ -138,18 +138,16 @@ class _Stepper:
             device.split(":")[0], torch.bfloat16, enabled=recipe.precision == "bf16"
         )
         self._network = state.network
+        self.judged = state.judged  # or what computes as it
         if recipe.folds_norms:
             example = as_input(batches.inputs(torch.arange(1), 0), device)
             self._network = folded_in_each_pass(state.network.eval(), example)
+            self.judged = self._network
+            if state.judged is not state.network:
+                self.judged = folded_in_each_pass(state.judged.eval(), example)
         self._pieces: Pieces | None = None
         if recipe.parts is not None:
             self._pieces = Pieces(recipe.parts, team(), state.network, state.parts, device)
-
-    @property
-    def judged(self) -> nn.Module:
-        """What computes as the network that is to be judged."""
-        judged = self._state.judged
-        return self._network if judged is self._state.network else judged
 
     def batch(self, epoch: int, step: int) -> list[Batch]:
         """What this process needs of a batch: the whole, or its pieces."""
