@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What pip leaves to Python to compile, Python must keep: each start would take twice as long.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test long gpu fuzz browser lint docs bench clean
 

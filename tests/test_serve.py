@@ -679,7 +679,7 @@ def test_a_signal_ends_it_after_all_that_was_accepted(run, pictures, known, numb
     """Under load: whoever was accepted is answered, and the process says so and is gone."""
     process = subprocess.Popen(
         [sys.executable, "-m", "reslab", "serve", str(run.path), "--port", "0"],
-        stderr=subprocess.PIPE, text=True,
+        stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONFAULTHANDLER": "1"},
     )  # fmt: skip
     try:
         line = process.stderr.readline()
@@ -717,7 +717,11 @@ def test_a_signal_ends_it_after_all_that_was_accepted(run, pictures, known, numb
         found.begin()
         predictions = json.loads(found.read())["predictions"]
         assert [one["label"] for one in predictions] == [known[0].label] * 24
-        rest = process.communicate(timeout=30)[1]
+        try:
+            rest = process.communicate(timeout=30)[1]
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)
+            pytest.fail(f"it did not end; this is where it stood:\n{process.communicate()[1]}")
         assert time.monotonic() - started < 25
         for client in clients:
             client.join(30)
