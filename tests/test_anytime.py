@@ -24,6 +24,7 @@ from reslab.learning import loop
 from reslab.learning.pace import Pace
 from reslab.networks.catalogue import NetworkSpec, build_network
 from reslab.networks.model_file import load_model, read_tensors
+from reslab.recipes.recipe import Recipe
 from reslab.run.folder import Run
 from reslab.run.looks import looks_of
 from reslab.training.anytime import clock, ending, ladder, story, working
@@ -391,11 +392,24 @@ def test_a_slow_first_pass_says_nothing_of_the_rate(tmp_path):
     counting = clock.Clock(time.perf_counter(), 60.0)
     counting.test = 1000
     work = work_.Work(Run(tmp_path), None, "cpu", None, 0.0, Plan(), counting)
-    stop = work.stopping("fp32")
+    stop = work.stopping(Recipe(train_from="head", precision="fp32"))
     time.sleep(0.3)
     for _ in range(20):
         stop()
         assert counting.left_to_learn > 50
+    assert counting.rate is not None
+
+
+@pytest.mark.parametrize("other", [{"train_from": "layer4"}, {"precision": "bf16"}])
+def test_passes_that_are_not_the_ends_say_nothing_of_its_rate(tmp_path, other):
+    """Passes of the first layers alone are faster: three minutes ended without a score."""
+    counting = clock.Clock(time.perf_counter(), 60.0)
+    stop = work_.Work(Run(tmp_path), None, "cpu", None, 0.0, Plan(), counting).stopping(
+        Recipe().with_fields({"train_from": "head", "precision": "fp32"} | other)
+    )
+    for _ in range(20):
+        stop()
+    assert counting.rate is None
 
 
 @pytest.mark.usefixtures("ticking")

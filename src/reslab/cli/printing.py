@@ -25,7 +25,8 @@ def print_run(run: Any, as_json: bool) -> None:
         print(f"best epoch  {run.info['best_epoch']} (epochs count from 0)")
     print(f"time        {seconds['total']:.1f} s, of which training {seconds['train']:.1f} s")
     print(f"run         {run.path}")
-    print(f"report      {run.path / 'report.html'}")
+    if (run.path / "report.html").exists():  # by the clock there may have been no time for it
+        print(f"report      {run.path / 'report.html'}")
 
 
 def print_prediction(found: Any) -> None:

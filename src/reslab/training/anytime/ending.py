@@ -48,7 +48,8 @@ def rehearse(work: Work, session: Session) -> None:
     started = time.perf_counter()
     session.publish_best()
     clock.files = 0.1 + time.perf_counter() - started
-    import_module("matplotlib.backends.backend_agg")
+    for needed in ("sklearn.metrics", "matplotlib.backends.backend_agg"):
+        import_module(needed)
     started = time.perf_counter()
     draw_curves(run.history, run.path / "curves.png", f"{run.info['recipe']} on {run.info['data']}")
     clock.curves = time.perf_counter() - started
@@ -71,7 +72,9 @@ def publish_in_time(work: Work, session: Session) -> None:
     shape = (1, prepared.spec.channels, *prepared.spec.size)
     network = folded(prepared.network, as_input(torch.zeros(shape), session.device))
     results: dict[str, Any] = {"test": None, "validation": None}
-    test = validation = None
+    # What cached features say takes a second, and may not be what comes too late.
+    validation = work.on_validation() if "validation" in prepared.evaluation else None
+    test = None
     if "test" in prepared.evaluation:
         weights = digest_of(prepared.network, tuple(prepared.network.state_dict()))
         note_look(run.path, "train", len(prepared.pictures.splits["test"]), weights)
@@ -79,7 +82,7 @@ def publish_in_time(work: Work, session: Session) -> None:
         if test is None:
             raise EnoughError
     if "validation" in prepared.evaluation:
-        validation = work.on_validation() or _scored(work, session, network, "validation")
+        validation = validation or _scored(work, session, network, "validation")
     views = prepared.recipe.averaging
     if validation is not None:
         found = validation.logits, validation.labels, validation.plain

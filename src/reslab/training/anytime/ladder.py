@@ -28,6 +28,7 @@ FULL_RATE_AT = 2.0  # epochs; a shorter training would not find back from large 
 HEAD_SHARE = 0.4  # of the time left, that features for a solved head may take
 HEAD_ALONE = 0.85  # the same, where there is time for nothing else
 LEAST_EPOCHS = 1.0  # of more layers; with less, food10's accuracy fell (LOG.md)
+TOO_FEW = 0.1  # epochs of more layers, for which they are not worth preparing
 QUICK_SHARE = 0.15  # of the time, for a first model where nothing was pretrained
 CYCLES = 4  # that are each longer than the one before
 LONGER = 4  # a cycle from scratch is so many times as long as the one before
@@ -76,6 +77,8 @@ def next_stage(work: Work) -> Stage | None:
     if work.plan.stages and work.clock.left_to_learn < WORTH:
         return None
     found = _after_head(work) if _solvable(work.base) else _from_scratch(work)
+    if found is None:
+        return None
     # What a solved head cannot have is left out of its stage, whoever asked for it.
     pinned = set(work.plan.pinned) - (
         HEAD.keys() if found.fields["train_from"] == "head" else set()
@@ -100,7 +103,7 @@ def _solvable(base: Prepared) -> bool:
     return True
 
 
-def _after_head(work: Work) -> Stage:
+def _after_head(work: Work) -> Stage | None:
     clock, stages = work.clock, work.plan.stages
     assert clock is not None
     count = len(work.base.pictures.splits["train"])
@@ -136,6 +139,8 @@ def _after_head(work: Work) -> Stage:
         found = _last_layers(work, passes)
         if found is not None:
             return found
+    if passes / PASSES < TOO_FEW:
+        return None
     if later is None or passes / PASSES >= WHOLE_FROM:
         return _trained(work, passes / PASSES, "all", "all layers", WHOLE)
     epochs, fields = passes / LATER_PASSES, LATER | {"train_from": later}

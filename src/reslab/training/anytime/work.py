@@ -14,6 +14,7 @@ from reslab.learning.state import Progress
 from reslab.networks.inference import logits_of
 from reslab.networks.model_file import read_tensors
 from reslab.pictures.batches import Batch
+from reslab.recipes.recipe import Recipe
 from reslab.run.display import Display
 from reslab.run.folder import Run
 from reslab.training.anytime.clock import Clock
@@ -91,15 +92,19 @@ class Work:
             return self.base.recipe.precision, 1.0
         return features_precision(self.base, self.device)
 
-    def stopping(self, precision: str) -> Callable[[], None]:
-        """As `stop`, called after each forward pass, whose rate the clock learns meanwhile."""
+    def stopping(self, recipe: Recipe) -> Callable[[], None]:
+        """As `stop`, called after each forward pass of what the recipe freezes.
+
+        The clock learns the rate of passes meanwhile, if they are as the end computes.
+        """
+        telling = recipe.precision == "fp32" and recipe.train_from == "head"
         ended: list[float] = []
 
         def stop() -> None:
             ended.append(time.perf_counter())
             # The first passes also set things up; a rate of them alone would be far too low.
-            settled = len(ended) > SETTLED_PASSES and precision == "fp32"  # as the end computes
-            if self.clock is not None and settled:
+            settled = len(ended) > SETTLED_PASSES
+            if self.clock is not None and settled and telling:
                 self.clock.note_rate(TOGETHER * (len(ended) - 1), ended[-1] - ended[0])
             self.stop_late()  # half of the features are none
 

@@ -120,7 +120,7 @@ def _some(pictures: Pictures, count: int, seed: int) -> Pictures:
 def _with_features(work: Work, session: Session) -> Prepared:
     """Compute what the frozen part makes of the pictures, as long as there is time."""
     prepared = session.prepared
-    stop = work.stopping(prepared.recipe.precision)
+    stop = work.stopping(prepared.recipe)
     session.prepared, report = with_features(prepared, session.device, session.display, stop)
     session.note_features("features", report)
     return session.prepared
