@@ -22,9 +22,10 @@ lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Two processes of a thread each; by file, so that what a file's tests share is made once.
+# Three processes of a thread each, since tests of kills and clocks also wait; by file, so that what
+# a file's tests share is made once.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 
 # What the tests of pages drive; without it they are skipped. Debian's, so it needs apt and root.
 browser: $(VENV)/ready

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -160,16 +161,21 @@ def shards_of(count: int, work: Path, each: int = 10_000) -> Path:
     folder = work / f"shards-{count}"
     if not (folder / "done").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        for start in range(0, count, each):
-            with tarfile.open(folder / f"train-{start // each:04d}.tar", "w") as shard:
-                for number in range(start, min(start + each, count)):
-                    label = f"{number % CLASSES:03d}".encode()
-                    for suffix, data in (("jpg", jpeg(number)), ("cls", label)):
-                        info = tarfile.TarInfo(f"{number:08d}.{suffix}")
-                        info.size = len(data)
-                        shard.addfile(info, io.BytesIO(data))
+        parts = [(folder, part, min(part + each, count)) for part in range(0, count, each)]
+        with ProcessPoolExecutor() as pool:
+            list(pool.map(shard_of, *zip(*parts, strict=True)))
         (folder / "done").touch()
     return folder
+
+
+def shard_of(folder: Path, start: int, end: int) -> None:
+    with tarfile.open(folder / f"train-{start:08d}.tar", "w") as shard:
+        for number in range(start, end):
+            label = f"{number % CLASSES:03d}".encode()
+            for suffix, data in (("jpg", jpeg(number)), ("cls", label)):
+                info = tarfile.TarInfo(f"{number:08d}.{suffix}")
+                info.size = len(data)
+                shard.addfile(info, io.BytesIO(data))
 
 
 def training(data: str, budget: int, steps: int) -> None:
