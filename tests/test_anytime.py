@@ -30,7 +30,7 @@ from reslab.run.looks import looks_of
 from reslab.training.anytime import clock, ending, ladder, story, working
 from reslab.training.anytime import work as work_
 from reslab.training.anytime.outlook import outlook
-from reslab.training.anytime.plan import Plan
+from reslab.training.anytime.plan import Plan, Stage
 from reslab.training.anytime.work import EnoughError
 
 LONG = os.environ.get("RESLAB_LONG") == "1"
@@ -385,6 +385,23 @@ def test_where_features_said_nothing_judging_is_timed_as_the_end_computes(monkey
     told = SimpleNamespace(note_rate=lambda count, seconds: noted.append(count))
     story._measure(SimpleNamespace(base=base, device="cpu"), told)
     assert noted[-1] == 32
+
+
+@pytest.mark.parametrize(("seconds", "begun"), [(3.0, False), (300.0, True)])
+def test_no_stage_is_begun_for_a_few_steps(monkeypatch, seconds, begun):
+    """3 s at 100 passes a second are a tenth of a pass of 3,000 pictures: 0.03 epochs."""
+    for name in ("_together", "_last_layers"):
+        monkeypatch.setattr(ladder, name, lambda *given: None)
+    monkeypatch.setattr(ladder, "later_layers", lambda base: "blocks.2")
+    stage = Stage(name="last layers", fields={"train_from": "blocks.5"})
+    work = SimpleNamespace(
+        clock=SimpleNamespace(rate=100.0, left_to_learn=seconds),
+        plan=SimpleNamespace(stages=[stage]),
+        base=SimpleNamespace(pictures=SimpleNamespace(splits={"train": range(3000)})),
+        features_precision=("fp32", 1.0),
+        progress=SimpleNamespace(epoch=4),
+    )
+    assert (ladder._after_head(work) is not None) == begun
 
 
 def test_a_slow_first_pass_says_nothing_of_the_rate(tmp_path):

@@ -88,6 +88,7 @@ def _seems_zip(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as opened:
             names = opened.namelist()
+    # All that zipfile raises of damaged bytes, the last of versions that these seem to ask for.
     except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError):
         return f"a PyTorch file or another zip that is cut short or damaged; {_FETCH}"
     if any("/code/" in name for name in names):

@@ -139,10 +139,11 @@ def _after_head(work: Work) -> Stage | None:
         found = _last_layers(work, passes)
         if found is not None:
             return found
-    if passes / PASSES < TOO_FEW:
+    whole = passes / PASSES  # epochs of all layers
+    if whole < TOO_FEW:
         return None
-    if later is None or passes / PASSES >= WHOLE_FROM:
-        return _trained(work, passes / PASSES, "all", "all layers", WHOLE)
+    if later is None or whole >= WHOLE_FROM:
+        return _trained(work, whole, "all", "all layers", WHOLE)
     epochs, fields = passes / LATER_PASSES, LATER | {"train_from": later}
     return _trained(work, epochs, "later layers", f"from {later} on", fields)
 
