@@ -9,7 +9,7 @@ import pytest
 from drawn_pictures import CLASSES, fill, picture
 from reslab.errors import InputError
 from reslab.pictures.preprocessing import Preprocessing
-from reslab.pictures.reading import read_picture, with_keys
+from reslab.pictures.reading import read_picture, threads_for, with_keys
 from reslab.pictures.settings import Splitting
 from reslab.pictures.sources import open_pictures
 from reslab.pictures.splitting import complete_splits, split_notes
@@ -345,3 +345,15 @@ def test_the_store_gives_what_decoding_gives(tmp_path):
         for budget in (None, 0):
             found = PixelStore(samples, record).fill(budget=budget).take(torch.from_numpy(rows))
             assert torch.equal(found, expected_pixels)
+
+
+@pytest.mark.parametrize(("size", "threads"), [((16, 16), 1), ((64, 64), None)])
+def test_small_files_are_read_by_one_thread(tmp_path, size, threads):
+    """A file that cannot be read tells nothing of the others, and is told of where it is read."""
+    fill(tmp_path / "pics", 6, size=size)
+    pictures = open_pictures(tmp_path / "pics")
+    samples = pictures.train()
+    (tmp_path / "pics" / samples.paths[0]).unlink()
+    assert threads_for(samples) == threads
+    with pytest.raises(InputError, match="1 picture"):
+        with_keys(pictures)

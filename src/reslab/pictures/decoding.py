@@ -141,7 +141,8 @@ def _pixels(picture: Image.Image, written_as: str | None, channels: int) -> torc
                 "RGB"
             )  # one way to grey, so that `with_channels` gives it too
         return torch.from_numpy(np.array(picture.convert("L")))[None]
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    coloured = picture if picture.mode == "RGB" else picture.convert("RGB")
+    return torch.from_numpy(np.array(coloured)).permute(2, 0, 1)
 
 
 def _eight_bit(picture: Image.Image, written_as: str | None) -> Image.Image:

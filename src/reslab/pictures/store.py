@@ -16,7 +16,14 @@ from reslab.errors import InputError
 from reslab.pictures.cache import cache_folder, keep, make_room
 from reslab.pictures.decoding import with_channels
 from reslab.pictures.preprocessing import Preprocessing
-from reslab.pictures.reading import Track, in_threads, memory_budget, read_picture, untracked
+from reslab.pictures.reading import (
+    Track,
+    in_threads,
+    memory_budget,
+    read_picture,
+    threads_for,
+    untracked,
+)
 from reslab.pictures.table import Samples
 
 _MARK = b"reslab pixels 1\n"
@@ -68,7 +75,8 @@ class PixelStore:
         def read(row: int) -> tuple[int, torch.Tensor]:
             return row, self.read(row)
 
-        yield from in_threads(read, range(len(self)) if order is None else map(int, order))
+        rows = range(len(self)) if order is None else map(int, order)
+        yield from in_threads(read, rows, threads=threads_for(self.samples))
 
     def fill_as_read(self) -> "PixelStore":
         """Keep every picture when it is first taken, for those who may not come to all of them.
