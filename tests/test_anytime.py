@@ -247,6 +247,33 @@ def test_pretrained_it_begins_with_a_solved_head_and_trains_on_from_it(
     assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
 
 
+def test_a_head_is_solved_on_the_features_there_was_time_for(
+    split_photos, tmp_path, weights, monkeypatch
+):
+    """Else a machine that slows down would throw away most of a minute."""
+    monkeypatch.setattr(ladder, "GLANCE", 16)
+    monkeypatch.setattr(ladder, "_last_layers", lambda *given: None)
+    monkeypatch.setattr(ladder, "_trained", lambda *given: (_ for _ in ()).throw(EnoughError))
+    made = []
+
+    def slow(work):
+        made.append(len(work.plan.stages))
+        if made.count(2) == 2:  # after two passes of 16
+            raise EnoughError
+
+    monkeypatch.setattr(work_.Work, "stop_to_solve", slow)
+    options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
+    fields = {"preprocess.size": 32, "precision": "fp32"}
+    out = tmp_path / "run"
+    run = reslab.train(split_photos, out=out, minutes=MINUTES, fields=fields, **options)
+    first, more = run.info["stages"][:2]
+    assert (first["pictures"], more["pictures"]) == (16, 48)
+    assert more["done"]
+    monkeypatch.undo()
+    again = repeat(split_photos, run, tmp_path / "again")
+    assert sha(again) == sha(run)
+
+
 def test_at_the_end_the_chosen_head_learns_from_the_validation_pictures_too(
     split_photos, tmp_path, weights, monkeypatch, ticking
 ):

@@ -34,6 +34,7 @@ from reslab.learning.state import TrainingState
 from reslab.networks.model_file import load_model, read_tensors, tensor_file
 from reslab.pictures import reading
 from reslab.pictures.decoding import UnreadablePictureError, decode
+from reslab.pictures.pixel_file import PixelWriter
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.recipes.recipe import Recipe
 from reslab.run.checkpoint import load_checkpoint, save_checkpoint
@@ -87,6 +88,10 @@ _server.set_forkserver_preload(
 )
 
 
+def no_room_for(*given):
+    raise OSError(errno.ENOSPC, "no room")
+
+
 def _child(words, saving, cache, no_room):
     os.setsid()
     os.environ["RESLAB_CACHE"] = cache
@@ -96,7 +101,7 @@ def _child(words, saving, cache, no_room):
         from reslab.pictures import store
 
         store.memory_budget = lambda: 0
-        store._PixelFile.find_or_write = classmethod(lambda *given: None)
+        PixelWriter.__init__ = no_room_for
     original = writing._write_beside
 
     def told(path, content):
@@ -729,7 +734,7 @@ def test_a_picture_that_changes_or_vanishes_stops_the_run(tmp_path, monkeypatch)
         folder = tmp_path / what
         fill(folder / "d", 8, size=(90, 100))
         monkeypatch.setattr(store, "memory_budget", lambda: 0)
-        monkeypatch.setattr(store._PixelFile, "find_or_write", classmethod(lambda *given: None))
+        monkeypatch.setattr(PixelWriter, "__init__", no_room_for)
         original = training.train_epochs
 
         def meddling(*given, folder=folder, what=what, original=original):

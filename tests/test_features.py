@@ -374,6 +374,11 @@ def test_pictures_beyond_the_memory_are_read_from_the_cache(learn, monkeypatch):
     assert all(torch.equal(head_of(held)[key], value) for key, value in head_of(read).items())
 
 
+def test_the_mode_a_network_is_left_in_makes_no_other_features():
+    parts = cut(torchvision.models.resnet18(), "layer4")
+    assert features._digest(parts.before.train()) == features._digest(parts.before.eval())
+
+
 def test_killed_while_computing_and_started_again(learn, split_photos, weights, tmp_path):
     """The same features bit for bit, and nothing twice but the batch that was being computed."""
     wanted, views = (20, 20) if os.environ.get("RESLAB_LONG") == "1" else (4, 10)

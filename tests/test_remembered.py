@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+import reslab
 from drawn_pictures import fill, picture
 from reslab.errors import InputError
-from reslab.pictures import cache, reading, remembered
+from reslab.pictures import cache, decoding, reading, remembered
 from reslab.pictures.cache import cache_folder
+from reslab.pictures.pixel_file import PixelWriter
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.sources import open_pictures
 from reslab.pictures.store import PixelStore
+from reslab.pictures.table import joined
 
 RECORD = Preprocessing(size=(20, 24), channels=3, mean=(0, 0, 0), std=(1, 1, 1))
 
@@ -37,8 +40,8 @@ def settled(tmp_path, monkeypatch):
 def decoded(monkeypatch):
     """How many pictures were decoded since the list was last cleared."""
     seen = []
-    real = reading.decode
-    monkeypatch.setattr(reading, "decode", lambda *given: seen.append(1) or real(*given))
+    real = decoding.examine
+    monkeypatch.setattr(decoding, "examine", lambda *given: seen.append(1) or real(*given))
     return seen
 
 
@@ -259,3 +262,154 @@ def test_another_target_is_another_file(tmp_path):
     PixelStore(samples, RECORD).fill(budget=0)
     PixelStore(samples, RECORD.model_copy(update={"interpolation": "bicubic"})).fill(budget=0)
     assert len(list((cache_folder() / "pixels").iterdir())) == 2
+
+
+GREY = Preprocessing(size=(12, 10), channels=1, mode="crop", mean=(0,), std=(1,))
+
+
+@pytest.fixture
+def no_memory(monkeypatch):
+    monkeypatch.setenv("RESLAB_MEMORY", "1KB")
+
+
+def pixel_files():
+    """What stands in the cache's folder of pixels, hidden files too."""
+    folder = cache_folder() / "pixels"
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+@pytest.mark.parametrize("target", [RECORD, GREY])
+def test_small_pictures_beyond_the_memory_are_decoded_once(settled, decoded, monkeypatch, target):
+    in_memory = read(settled)
+    rows = torch.tensor([17, 0, 5, 5])
+    expected = PixelStore(in_memory, target).fill().take(rows)
+    shutil.rmtree(cache_folder())
+    monkeypatch.setenv("RESLAB_MEMORY", "1KB")
+    for count in (18, 0):  # and none by the next command
+        decoded.clear()
+        samples = read(settled)
+        store = PixelStore(samples, target).fill()
+        assert torch.equal(store.take(rows), expected)
+        assert torch.equal(store.read(5), expected[2])
+        assert samples.pixels is None
+        assert len(decoded) == count
+    assert [path.suffix for path in pixel_files()] == [".u8"]
+    monkeypatch.delenv("RESLAB_MEMORY")  # and with memory for them they come from the file
+    assert torch.equal(read(settled).pixels, in_memory.pixels)
+    assert not decoded
+
+
+def test_kept_pixels_go_with_their_samples(settled, decoded, no_memory):
+    samples = read(settled)
+    some, others = samples.take(np.array([4, 16, 2])), samples.take(np.array([7, 0]))
+    decoded.clear()
+    whole = PixelStore(samples, RECORD).fill()
+    found = PixelStore(joined([some, others]), RECORD).fill().take(torch.arange(5))
+    assert torch.equal(found, whole.take(torch.tensor([4, 16, 2, 7, 0])))
+    in_memory = PixelStore(some, RECORD).fill(budget=1 << 20)
+    assert torch.equal(in_memory.take(torch.arange(3)), found[:3])
+    assert not in_memory.decodes
+    assert not decoded
+
+
+def test_samples_of_several_files_are_decoded(tmp_path, no_memory):
+    for name in "ab":
+        fill(tmp_path / name, 2 + (name == "b"))
+    parts = [read(tmp_path / name) for name in "ab"]
+    assert all(part.kept is not None for part in parts)
+    assert joined(parts).kept is None
+
+
+def test_a_damaged_kept_row_is_decoded_again(settled, decoded, no_memory):
+    samples = read(settled)
+    expected = PixelStore(samples, RECORD).take(torch.arange(18))
+    (path,) = pixel_files()
+    data = bytearray(path.read_bytes())
+    data[800] ^= 8  # in row 1
+    path.write_bytes(data)
+    decoded.clear()
+    assert torch.equal(PixelStore(read(settled), RECORD).take(torch.arange(18)), expected)
+    assert len(decoded) == 1
+    path.write_bytes(data[:-5])  # cut off: not used
+    samples = read(settled)
+    assert samples.kept is None
+    assert torch.equal(PixelStore(samples, RECORD).fill().take(torch.arange(18)), expected)
+
+
+@pytest.mark.parametrize("had", ["memory", "a file"])
+def test_a_change_costs_one_decoding_beyond_the_memory_too(settled, decoded, monkeypatch, had):
+    if had == "memory":
+        read(settled)
+    monkeypatch.setenv("RESLAB_MEMORY", "1KB")
+    read(settled)
+    picture(2, 99).save(settled / "猫" / "000.png")
+    decoded.clear()
+    samples = read(settled)
+    found = PixelStore(samples, RECORD).fill().take(torch.arange(18))
+    assert len(decoded) == 1
+    expected = [RECORD.read((settled / path).read_bytes()) for path in samples.paths]
+    assert torch.equal(found, torch.stack(expected))
+
+
+@pytest.mark.parametrize("how", ["another size", "a full disk", "interrupted", "not renamed"])
+def test_no_half_file_is_left(settled, monkeypatch, no_memory, how):
+    def stopped(*given):
+        raise KeyboardInterrupt if how == "interrupted" else OSError(28, "No space left on device")
+
+    if how == "another size":
+        picture(1, 99, (30, 20)).save(settled / "猫" / "005.png")
+    else:
+        place = (PixelWriter, "put") if how != "not renamed" else (os, "fsync")
+        monkeypatch.setattr(*place, stopped)
+    if how == "interrupted":
+        with pytest.raises(KeyboardInterrupt):
+            read(settled)
+    else:
+        assert read(settled).kept is None
+    assert not pixel_files()
+
+
+def test_what_a_kill_left_half_written_goes_with_the_next_file(settled, no_memory):
+    PixelWriter((5, 3, 2, 2))._new.file.close()  # as a kill does
+    (left,) = pixel_files()
+    os.utime(left, (0, 0))
+    read(settled)
+    assert [path.suffix for path in pixel_files()] == [".u8"]
+
+
+def test_a_file_that_comes_to_nothing_costs_no_other(settled, tmp_path, monkeypatch, no_memory):
+    fill(tmp_path / "others", 9)
+    read(tmp_path / "others")
+    (kept,) = pixel_files()
+    monkeypatch.setattr(cache, "_in_use", set())
+    monkeypatch.setenv("RESLAB_CACHE_LIMIT", str(kept.stat().st_size))
+    picture(1, 99, (30, 20)).save(settled / "猫" / "005.png")
+    assert read(settled).kept is None
+    assert kept.exists()
+    picture(1, 99).save(settled / "猫" / "005.png")
+    shutil.rmtree(cache_folder() / "read")
+    assert read(settled).kept is not None
+    assert not kept.exists()
+
+
+def test_what_is_left_out_has_no_row(settled, decoded, no_memory):
+    (settled / "猫" / "005.png").write_bytes(b"no")
+    for count in (18, 1):  # the next command tries it again, and no other
+        decoded.clear()
+        samples = reading.with_keys(open_pictures(settled), leave_out=True).splits["train"]
+        found = PixelStore(samples, RECORD).fill().take(torch.arange(17))
+        assert len(decoded) == count
+    expected = [RECORD.read((settled / path).read_bytes()) for path in samples.paths]
+    assert torch.equal(found, torch.stack(expected))
+
+
+def test_a_training_beyond_the_memory_is_that_in_memory(settled, tmp_path, monkeypatch):
+    def trained(name):
+        run = reslab.train(settled, out=tmp_path / name, epochs=2, batch_size=8, seed=1, quiet=True)
+        return run.model.read_bytes(), (run.path / "predictions.csv").read_bytes()
+
+    expected = trained("in memory")
+    monkeypatch.setenv("RESLAB_MEMORY", "1KB")
+    shutil.rmtree(cache_folder())
+    assert trained("from a file") == expected
+    assert len(pixel_files()) == 1

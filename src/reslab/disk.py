@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from uuid import uuid4
 
 from reslab.errors import InputError
 
@@ -147,27 +147,35 @@ def write_safely(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None
         _flush_folder(path.parent)
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to be written in any order, that takes the place of `path` when the block ends well.
+class Replacement:
+    """A file of no name yet, to be written in any order; `discard` leaves nothing of it."""
 
-    Raises OSError naming the file; the one that stood there before is then untouched.
-    """
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: not a regular file, so it is not replaced")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _named(path):
-        try:
-            with temporary.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+    def __init__(self, folder: Path) -> None:
+        """folder: where it will stand. Raises OSError."""
+        # 32 hexadecimal digits: so the cache knows what an ended process left half written.
+        self._path = folder / f".{uuid4().hex}.{os.getpid()}.tmp"
+        self.file = self._path.open("wb")
+
+    def finish(self, path: Path) -> None:
+        """Let it take the place of `path`, which is untouched if that fails.
+
+        Raises OSError naming it, or InputError if a folder stands there, a pipe or the like.
+        """
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: not a regular file, so it is not replaced")
+        with _named(path):
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
+            self._path.replace(path)
             _flush_folder(path.parent)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+
+    def discard(self) -> None:
+        """Delete it, unless it is finished."""
+        with suppress(OSError):
+            self.file.close()
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
 
 
 def write_keeping(path: Path, before: Path, data: bytes) -> None:

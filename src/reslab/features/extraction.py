@@ -298,6 +298,7 @@ def _digest(before: fx.GraphModule, *facts: object) -> str:
     digest = hashlib.blake2b(repr((before.code, *facts)).encode(), digest_size=16)
     for name, module in before.named_modules():
         settings = {key: value for key, value in vars(module).items() if key[0] != "_"}
+        settings.pop("training", None)  # it computes in evaluation mode, whatever it is in now
         plain = {k: v for k, v in settings.items() if isinstance(v, int | float | str | tuple)}
         digest.update(f"{name} {type(module).__name__} {sorted(plain.items())}".encode())
     held = dict(before.named_buffers()) | before.state_dict()  # some buffers are in no state

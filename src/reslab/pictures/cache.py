@@ -13,7 +13,7 @@ from reslab.errors import InputError
 
 KINDS = {
     "features": "what frozen networks made of pictures",
-    "pixels": "photos decoded to the size a network wants",
+    "pixels": "decoded pictures for which there was no memory",
     "read": "what is known of files read before",
     "shards": "where pictures lie in tar shards",
     "copies": "which pictures are near copies",
@@ -104,23 +104,36 @@ def prune(limit: int, held: list[Entry]) -> list[Entry]:
     return deleted
 
 
+def has_room(folder: Path, needed: int, own: int = 0) -> bool:
+    """Whether `needed` more bytes may be written into a kind's folder, if others are deleted.
+
+    own: what stands there that is not to be deleted. RESLAB_CACHE_LIMIT says how much each kind may
+    take. Raises OSError, and InputError if that is no size.
+    """
+    free = shutil.disk_usage(folder).free
+    return needed <= free and own + needed <= _limit(free)
+
+
 def make_room(path: Path, needed: int) -> bool:
     """Whether `needed` more bytes may be written to `path`, a file or folder of a kind's folder.
 
     What was used longest ago of that kind is deleted until it fits, and what an ended process left
-    half written. RESLAB_CACHE_LIMIT says how much each kind may take. Raises OSError.
+    half written. Raises as `has_room`.
     """
-    free = shutil.disk_usage(path.parent).free
-    given = os.environ.get("RESLAB_CACHE_LIMIT")
-    limit = size_of(given, "RESLAB_CACHE_LIMIT") if given else max(LEAST, free // 2)
     held = entries(path.parent)
     own = sum(entry.size for entry in held if entry.path == path)
-    if needed > free or own + needed > limit:
+    if not has_room(path.parent, needed, own):
         return False
     for left in _leftovers(path.parent):
         left.unlink(missing_ok=True)
+    limit = _limit(shutil.disk_usage(path.parent).free)
     prune(limit - needed - own, [entry for entry in held if entry.path != path])
     return True
+
+
+def _limit(free: int) -> int:
+    given = os.environ.get("RESLAB_CACHE_LIMIT")
+    return size_of(given, "RESLAB_CACHE_LIMIT") if given else max(LEAST, free // 2)
 
 
 def _leftovers(folder: Path) -> Iterator[Path]:

@@ -1,11 +1,10 @@
 """Reading the files of a data set, each once, by threads: content keys and small pixels."""
 
-import contextlib
-import math
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -22,12 +21,15 @@ from reslab.pictures.content import KEY, content_key
 from reslab.pictures.decoding import UnreadablePictureError, decode, with_channels
 from reslab.pictures.files import printable
 from reslab.pictures.settings import SMALL
+from reslab.pictures.small_pixels import SmallPixels
 from reslab.pictures.table import Pictures, Samples
 from reslab.process import processes_here
 
 _SMALL_FILE = 4096  # bytes; reading files below it, threads wait for each other most of the time
 _LOOKED_AT = 16  # files, to know how large they are
 
+# Row, content key, and the pixels of a small picture or why the file cannot be read.
+_Read = tuple[int, tuple[int, int], torch.Tensor | str | None]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -77,7 +79,7 @@ def threads_for(samples: Samples) -> int | None:
     sizes = []
     for row in np.linspace(0, len(samples) - 1, min(_LOOKED_AT, len(samples))).astype(int).tolist():
         assert samples.files is not None
-        with contextlib.suppress(OSError):  # told where it is read
+        with suppress(OSError):  # told where it is read
             sizes.append(len(samples.files.read(samples.paths[row])))
     return 1 if sizes and np.median(sizes) < _SMALL_FILE else None
 
@@ -95,9 +97,10 @@ def keep_to_one_core() -> None:
 def with_keys(pictures: Pictures, *, leave_out: bool = False, track: Track = untracked) -> Pictures:
     """The pictures with every sample's content key; every file is opened and decoded once.
 
-    Small pictures of one size keep their pixels. What an earlier command read of files that have
-    not changed since is not read again. A file that cannot be read in full stops the work with
-    every such path, or with `leave_out` is left out and listed in `left_out`. Raises InputError.
+    Small pictures of one size keep their pixels, in memory or in a file of the cache. What an
+    earlier command read of files that have not changed since is not read again. A file that cannot
+    be read in full stops the work with every such path, or with `leave_out` is left out and listed
+    in `left_out`. Raises InputError.
     """
     splits: dict[str, Samples] = {}
     problems: list[str] = []
@@ -127,23 +130,47 @@ def _read_files(samples: Samples, split: str, track: Track) -> tuple[Samples, li
     began = remembered.now()
     stamps = files.stamps(names)
     earlier = remembered.recall(files.location, split, names)
-    if earlier is not None and earlier.lacking and _fits_memory(earlier.lacking, len(names)):
+    small = SmallPixels(len(names), memory_budget())
+    if earlier is not None and earlier.kept is None and small.fits(earlier.lacking):
         earlier = None  # small pixels, for which there is memory now
     rows = np.full(len(names), -1) if earlier is None else earlier.rows_of(names, stamps)
     keys = np.zeros(len(names), dtype=KEY)
-    small = _SmallPixels(len(names))
-    if earlier is not None:
-        known = rows >= 0
-        keys[known] = earlier.keys[rows[known]]
-        small.put_many(known, rows, earlier)
-    unread: dict[int, str] = {}
-    missing = np.flatnonzero(rows < 0)
-    del earlier, rows
-    order = files.nearby(names.take(missing))
-    if order is not None:
-        missing = missing[order]
+    with closing(small):
+        if earlier is not None:
+            known = rows >= 0
+            keys[known] = earlier.keys[rows[known]]
+            small.put_many(known, rows, earlier)
+        missing = np.flatnonzero(rows < 0)
+        del earlier, rows
+        unread: dict[int, str] = {}
+        for row, key, found in track(
+            _read_each(samples, missing), f"reading {split}", len(missing)
+        ):
+            if isinstance(found, str):
+                unread[row] = found
+            else:
+                keys[row] = key
+                small.put(row, found)
+        whole = replace(samples, keys=keys, pixels=small.tensor(), kept=small.kept(keys))
+    if unread:
+        readable = np.delete(np.arange(len(names)), list(unread))
+        whole, stamps = whole.take(readable), stamps[readable]
+    if len(missing) > len(unread):
+        held = None if whole.pixels is None else whole.pixels.numpy()
+        reading = remembered.Reading(
+            whole.paths, stamps, whole.keys, held, small.lacking, whole.kept
+        )
+        remembered.remember(files.location, split, reading, began)
+    return whole, [unread[row] for row in sorted(unread)]
 
-    def read(row: int) -> tuple[int, tuple[int, int], torch.Tensor | str | None]:
+
+def _read_each(samples: Samples, rows: np.ndarray) -> Iterator[_Read]:
+    """Each of the rows, in the order in which they are read fastest."""
+    files, names = samples.files, samples.paths
+    assert files is not None
+    order = files.nearby(names.take(rows))
+
+    def read(row: int) -> _Read:
         try:
             data = files.read(names[row])
             pixels = decode(data, 3, 2 * SMALL)
@@ -153,78 +180,8 @@ def _read_files(samples: Samples, split: str, track: Track) -> tuple[Samples, li
             reason = error.strerror if isinstance(error, OSError) else None
             return row, (0, 0), printable(f"{samples.where(row)}: {reason or error}")
 
-    found_ahead = in_threads(read, map(int, missing), threads=threads_for(samples))
-    for row, key, found in track(found_ahead, f"reading {split}", len(missing)):
-        if isinstance(found, str):
-            unread[row] = found
-        else:
-            keys[row] = key
-            small.put(row, found)
-    whole = replace(samples, keys=keys, pixels=small.tensor())
-    if unread:
-        kept = np.delete(np.arange(len(names)), list(unread))
-        whole, stamps = whole.take(kept), stamps[kept]
-    if len(missing) > len(unread):
-        held = None if whole.pixels is None else whole.pixels.numpy()
-        reading = remembered.Reading(whole.paths, stamps, whole.keys, held, small.lacking)
-        remembered.remember(files.location, split, reading, began)
-    return whole, [unread[row] for row in sorted(unread)]
-
-
-def _fits_memory(shape: tuple[int, ...], count: int) -> bool:
-    return math.prod(shape) * count <= memory_budget()
-
-
-class _SmallPixels:
-    """Pixels of the pictures read so far, as long as all are small and of one size."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._pixels: np.ndarray | None = None
-        self._given_up = False
-        self.lacking: tuple[int, ...] | None = None  # the shape for which there is no memory
-
-    def put(self, row: int, pixels: torch.Tensor | None) -> None:
-        """The pixels of a row, or None if it is no small picture."""
-        if pixels is None:
-            self._give_up()
-        elif self._fits(tuple(pixels.shape)):
-            assert self._pixels is not None
-            self._pixels[row] = pixels.numpy()
-
-    def put_many(self, known: np.ndarray, rows: np.ndarray, earlier: "remembered.Reading") -> None:
-        """What an earlier reading has of the known rows, a mask: at these rows of its own.
-
-        Without pixels those of the other rows are of no use either.
-        """
-        if not known.any():
-            return
-        if earlier.pixels is None:
-            self.lacking = earlier.lacking
-            self._give_up()
-        elif known.all() and np.array_equal(rows, np.arange(len(earlier.pixels))):
-            self._pixels = earlier.pixels  # as they are: there may be no room for a copy
-        elif self._fits(earlier.pixels.shape[1:]):
-            assert self._pixels is not None
-            self._pixels[known] = earlier.pixels[rows[known]]
-
-    def tensor(self) -> torch.Tensor | None:
-        return None if self._pixels is None else torch.from_numpy(self._pixels)
-
-    def _fits(self, shape: tuple[int, ...]) -> bool:
-        if self._pixels is None and not self._given_up:
-            if not _fits_memory(shape, self._count):
-                self.lacking = shape
-            else:
-                self._pixels = np.zeros((self._count, *shape), dtype=np.uint8)
-        if self._pixels is None or self._pixels.shape[1:] != shape:
-            self._give_up()
-            return False
-        return True
-
-    def _give_up(self) -> None:
-        self._given_up = True
-        self._pixels = None
+    ordered = rows if order is None else rows[order]
+    return in_threads(read, map(int, ordered), threads=threads_for(samples))
 
 
 def read_picture(

@@ -10,6 +10,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from reslab.pictures.arrays import keep_arrays, kept_arrays
 from reslab.pictures.cache import cache_folder
 from reslab.pictures.content import KEY
 from reslab.pictures.names import Names
+from reslab.pictures.pixel_file import KeptPixels, PixelFile
 
 FORMAT = 2
 WORTH_KEEPING = 1000  # fewer files are read anew sooner than their table is looked after
@@ -28,7 +30,7 @@ class Reading:
     """What is known of files: rows of stamps (N, 4), content keys (N,) and perhaps pixels.
 
     pixels: uint8 (N, 3, H, W), where all pictures are small and of one size. lacking: (3, H, W)
-    where they may be so and there was no memory for them.
+    where they may be so and there was no memory for them. kept: these, where a file has them.
     """
 
     names: Names
@@ -36,6 +38,7 @@ class Reading:
     keys: np.ndarray
     pixels: np.ndarray | None
     lacking: tuple[int, ...] | None = None
+    kept: KeptPixels | None = None
 
     def fits(self) -> bool:
         """Whether its arrays belong together."""
@@ -43,6 +46,8 @@ class Reading:
         arrays = [(self.stamps, (count, 4), "int64"), (self.keys, (count,), KEY)]
         if self.pixels is not None:
             arrays.append((self.pixels, (count, *self.pixels.shape[1:]), "uint8"))
+        if self.kept is not None:
+            arrays.append((self.kept.rows, (count,), "int32"))
         return all(found.shape == shape and found.dtype == kind for found, shape, kind in arrays)
 
     def rows_of(self, names: Names, stamps: np.ndarray) -> np.ndarray:
@@ -82,7 +87,10 @@ def remember(location: Path, split: str, reading: Reading, began: int) -> None:
     }
     if reading.pixels is not None:
         arrays["pixels"] = reading.pixels
-    header = {"format": FORMAT, "lacking": reading.lacking}
+    header: dict[str, Any] = {"format": FORMAT, "lacking": reading.lacking}
+    if reading.kept is not None:
+        arrays["rows"] = reading.kept.rows
+        header["kept"] = {"key": reading.kept.file.key, "shape": reading.kept.file.shape}
     keep_arrays(_place(location, split, reading.names), arrays, header)
 
 
@@ -108,7 +116,14 @@ def _read(path: Path) -> Reading | None:
         names = Names(np.append(arrays["names"], np.uint8(0)))
         keys = np.ascontiguousarray(arrays["keys"]).view(KEY).reshape(-1)
         lacking = tuple(map(int, header.get("lacking") or ())) or None
-        found = Reading(names, arrays["stamps"], keys, arrays.get("pixels"), lacking)
+        in_file = _in_file(header.get("kept"), arrays)
+        found = Reading(names, arrays["stamps"], keys, arrays.get("pixels"), lacking, in_file)
     except Exception:  # another table than this one
         return None
     return found if found.fits() else None
+
+
+def _in_file(told: dict[str, Any] | None, arrays: dict[str, np.ndarray]) -> KeptPixels | None:
+    """The pixels in the file that a table's header names, if it is still there."""
+    file = PixelFile.find(told["key"], tuple(told["shape"])) if told else None
+    return None if file is None else KeptPixels(file, arrays["rows"])

@@ -1,20 +1,14 @@
 """The pixels of samples at the size a network wants them, a batch at a time."""
 
-import contextlib
 import hashlib
 import math
-import os
-import zlib
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
-import numpy as np
 import torch
 
-from reslab.disk import replacing
 from reslab.errors import InputError
-from reslab.pictures.cache import cache_folder, keep, make_room
-from reslab.pictures.decoding import with_channels
+from reslab.pictures.decoding import UnreadablePictureError, with_channels
+from reslab.pictures.pixel_file import PixelFile
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.reading import (
     Track,
@@ -26,23 +20,23 @@ from reslab.pictures.reading import (
 )
 from reslab.pictures.table import Samples
 
-_MARK = b"reslab pixels 1\n"
-
 
 class PixelStore:
     """The pixels of samples, fitted to a target, a batch at a time.
 
-    Small pictures that were kept as they are get fitted when they are taken. Others are decoded
-    when they are taken, until `fill` has kept them all, or `fill_as_read` those once taken.
+    Small pictures that were kept as they are, in memory or in a file, get fitted when they are
+    taken. Others are decoded when they are taken, until `fill` has kept them all, or `fill_as_read`
+    those once taken.
     """
 
     def __init__(self, samples: Samples, target: Preprocessing) -> None:
         self.samples = samples
         self.target = target
         self._small = samples.pixels
+        self._kept = samples.kept
         self._fitted: torch.Tensor | None = None
         self._known: torch.Tensor | None = None
-        self._file: _PixelFile | None = None
+        self._file: PixelFile | None = None
         self._lacks_room = False
 
     def fill(
@@ -62,8 +56,8 @@ class PixelStore:
             self._fitted = torch.empty(shape, dtype=torch.uint8)
             for row, pixels in rows:
                 self._fitted[row] = pixels
-        else:
-            self._file = _PixelFile.find_or_write(_key(self.samples, self.target), shape, rows)
+        elif self._kept is None:
+            self._file = PixelFile.find_or_write(_key(self.samples, self.target), shape, rows)
             self._lacks_room = self._file is None
         return self
 
@@ -98,11 +92,28 @@ class PixelStore:
             self._read_unknown(rows)
             return self._fitted[rows]
         if self._small is not None:
-            return self.target.fit(with_channels(self._small[rows], self.target.channels))
-        found = [self._file.row(row) if self._file else None for row in rows.tolist()]
+            return self._fit(self._small[rows])
+        found = [self._row_of_file(row) for row in rows.tolist()]
         lost = [row for row, pixels in zip(rows.tolist(), found, strict=True) if pixels is None]
-        decoded = in_threads(self.read, lost) if lost else iter(())
-        return torch.stack([next(decoded) if pixels is None else pixels for pixels in found])
+        read = self.read if self._kept is None else self._read_whole
+        decoded = in_threads(read, lost) if lost else iter(())
+        pixels = torch.stack([next(decoded) if one is None else one for one in found])
+        return pixels if self._kept is None else self._fit(pixels)
+
+    def _row_of_file(self, row: int) -> torch.Tensor | None:
+        """A picture's pixels from the file that has them, small ones as they are; None if lost."""
+        if self._kept is not None:
+            return self._kept.of(row)
+        return None if self._file is None else self._file.row(row)
+
+    def _read_whole(self, row: int) -> torch.Tensor:
+        return read_picture(self.samples, row, 3)
+
+    def _fit(self, small: torch.Tensor) -> torch.Tensor:
+        try:
+            return self.target.fit(with_channels(small, self.target.channels))
+        except UnreadablePictureError as error:
+            raise InputError(str(error)) from None
 
     def _read_unknown(self, rows: torch.Tensor) -> None:
         """Read those of the rows that are to be kept and were not taken before."""
@@ -133,6 +144,9 @@ class PixelStore:
         """One picture's pixels, from its file: uint8 (C, *target.size)."""
         if self._small is not None:
             return self.take(torch.tensor([row]))[0]
+        if self._kept is not None:
+            pixels = self._kept.of(row)
+            return self._fit((self._read_whole(row) if pixels is None else pixels)[None])[0]
         return read_picture(self.samples, row, self.target.channels, self.target.read)
 
 
@@ -143,62 +157,3 @@ def _key(samples: Samples, target: Preprocessing) -> str:
         kept.add("mean")  # what the borders are filled with
     text = target.model_dump_json(include=kept)
     return hashlib.blake2b(text.encode() + samples.keys.tobytes(), digest_size=16).hexdigest()
-
-
-class _PixelFile:
-    """Pixels in a memory-mapped file: all rows, then a checksum for each, then a mark."""
-
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
-        count = shape[0]
-        size = int(np.prod(shape))
-        self._rows = np.memmap(path, np.uint8, "r", 0, shape)
-        self._checksums = np.fromfile(path, np.uint32, count, offset=size)
-        with contextlib.suppress(OSError):  # a cache may be read and not written
-            os.utime(path)
-
-    @classmethod
-    def find_or_write(
-        cls, key: str, shape: tuple[int, ...], rows: Iterable[tuple[int, torch.Tensor]]
-    ) -> "_PixelFile | None":
-        """The file of an earlier run, else a new one; None where the disk does not take it."""
-        path = cache_folder() / "pixels" / f"{key}.u8"
-        size = int(np.prod(shape)) + 4 * shape[0] + len(_MARK)
-        try:
-            if not _is_whole(path, size):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                if not make_room(path, size):
-                    return None
-                _write(path, shape, rows)
-            keep(path)
-            return cls(path, shape)
-        except (OSError, InputError):
-            return None
-
-    def row(self, number: int) -> torch.Tensor | None:
-        """A picture's pixels, or None if the file no longer holds what was written."""
-        pixels = np.array(self._rows[number])
-        if zlib.crc32(pixels.data) != self._checksums[number]:
-            return None
-        return torch.from_numpy(pixels)
-
-
-def _is_whole(path: Path, size: int) -> bool:
-    if not path.is_file() or path.stat().st_size != size:
-        return False
-    with path.open("rb") as file:
-        file.seek(size - len(_MARK))
-        return file.read() == _MARK
-
-
-def _write(path: Path, shape: tuple[int, ...], rows: Iterable[tuple[int, torch.Tensor]]) -> None:
-    checksums = np.zeros(shape[0], np.uint32)
-    size = math.prod(shape[1:])
-    with replacing(path) as file:
-        for row, pixels in rows:
-            data = pixels.contiguous().numpy().data
-            checksums[row] = zlib.crc32(data)
-            file.seek(row * size)
-            file.write(data)
-        file.seek(shape[0] * size)
-        file.write(checksums.data)
-        file.write(_MARK)

@@ -12,6 +12,7 @@ from reslab.pictures.content import KEY
 from reslab.pictures.files import Files
 from reslab.pictures.lists import SPLITS
 from reslab.pictures.names import Names
+from reslab.pictures.pixel_file import KeptPixels
 
 _TOGETHER = 1 << 20  # rows that are hashed at a time
 
@@ -21,7 +22,7 @@ class Samples:
     """Samples in order: names to show, class indices, and where their pixels come from.
 
     `files` (then `paths` are names in it) or `pixels` (uint8, (N, C, H, W)) is given, or both once
-    small files have been read.
+    small files have been read; or `files` and `kept`, where there was no memory for these.
     `keys` holds a 128-bit hash of each sample's content once it has been read. `listed` is the list
     that names the samples, if one does, and `lines` are their lines in it.
     """
@@ -30,6 +31,7 @@ class Samples:
     labels: np.ndarray
     files: Files | None = None
     pixels: torch.Tensor | None = None
+    kept: KeptPixels | None = None
     keys: np.ndarray = field(default_factory=lambda: np.zeros(0, KEY))
     listed: str = ""
     lines: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
@@ -44,6 +46,7 @@ class Samples:
             paths=self.paths.take(rows),
             labels=self.labels[rows],
             pixels=None if self.pixels is None else self.pixels[torch.from_numpy(rows)],
+            kept=None if self.kept is None else self.kept.take(rows),
             keys=self.keys[rows] if len(self.keys) else self.keys,
             lines=self.lines[rows] if len(self.lines) else self.lines,
         )
@@ -76,6 +79,7 @@ def joined(parts: Sequence[Samples]) -> Samples:
         np.concatenate([part.labels for part in parts]),
         parts[0].files,
         torch.cat(held) if alike else None,
+        KeptPixels.joined([part.kept for part in parts]),
         np.concatenate([part.keys for part in parts]),
     )
 

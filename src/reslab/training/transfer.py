@@ -50,17 +50,8 @@ def with_features(
     # Folds judge training pictures too, as evaluation sees them.
     judged = [name for name in splits if name != "train" or prepared.folds]
     held_out: dict[str, tuple[int, ...]] = dict.fromkeys(judged, (EVALUATION,))
-    if recipe.precision == "fp32":
-        exact = features
-        both = tuple(dict.fromkeys((*trained["train"], *held_out.get("train", ()))))
-        report = _compute(features, prepared, {**held_out, "train": both}, display, stop)
-    else:
-        exact = _features(prepared, prepared.cut, device, "fp32")
-        report = _compute(features, prepared, trained, display, stop)
-        if held_out:
-            more = _compute(exact, prepared, held_out, display, stop)
-            for name in ("computed", "known", "damaged", "seconds"):
-                report[name] += more[name]
+    exact = _exact(features, prepared, prepared.cut, device)
+    report = _compute_each(features, exact, prepared, trained, held_out, display, stop)
     batches = FeatureBatches(
         features,
         splits["train"],
@@ -85,6 +76,43 @@ def _features(prepared: Prepared, parts: Cut, device: str, precision: str) -> Fe
         recipe.augmentation_seed,
     )
     return Features(parts.before, settings, precision, device)
+
+
+def known_from_first(prepared: Prepared, device: str) -> int:
+    """How many training pictures, from the first on, have the features that a head is solved on."""
+    assert prepared.cut is not None
+    features = _features(prepared, prepared.cut, device, prepared.recipe.precision)
+    samples = prepared.pictures.splits["train"]
+    missing = features.missing([(samples, (EVALUATION,))])
+    return missing[0][1] if missing else len(samples)
+
+
+def _exact(features: Features, prepared: Prepared, parts: Cut, device: str) -> Features:
+    """The features in float32, in which what is held out is judged."""
+    fp32 = prepared.recipe.precision == "fp32"
+    return features if fp32 else _features(prepared, parts, device, "fp32")
+
+
+def _compute_each(
+    features: Features,
+    exact: Features,
+    prepared: Prepared,
+    trained: dict[str, tuple[int, ...]],
+    held_out: dict[str, tuple[int, ...]],
+    display: Display,
+    stop: Stop,
+) -> dict[str, Any]:
+    """Compute the views that train and those that are held out, the latter in float32."""
+    if exact is features:  # in one go
+        both = {name: (*of, *held_out.get(name, ())) for name, of in trained.items()}
+        wanted = held_out | {name: tuple(dict.fromkeys(of)) for name, of in both.items()}
+        return _compute(features, prepared, wanted, display, stop)
+    report = _compute(features, prepared, trained, display, stop)
+    if held_out:
+        more = _compute(exact, prepared, held_out, display, stop)
+        for name in ("computed", "known", "damaged", "seconds"):
+            report[name] += more[name]
+    return report
 
 
 def _compute(
@@ -199,15 +227,18 @@ def start_from_solved_head(
     splits = prepared.pictures.splits
     parts = cut_head(prepared.network, prepared.recipe)
     features = _features(prepared, parts, device, prepared.recipe.precision)
-    names = [name for name in splits if name != "test"]
-    wanted: dict[str, tuple[int, ...]] = dict.fromkeys(names, (EVALUATION,))
-    report = _compute(features, prepared, wanted, display, stop)
+    exact = _exact(features, prepared, parts, device)
+    held_out = ["validation"] if "validation" in splits else []
+    judging: dict[str, tuple[int, ...]] = dict.fromkeys(held_out, (EVALUATION,))
+    report = _compute_each(
+        features, exact, prepared, {"train": (EVALUATION,)}, judging, display, stop
+    )
     problem = _problem(features, prepared, (EVALUATION,))
     validation = None
-    if "validation" in splits:
+    if judging:
         samples = splits["validation"]
         rows = torch.arange(len(samples))
-        validation = features.take(samples, EVALUATION, rows), torch.from_numpy(samples.labels)
+        validation = exact.take(samples, EVALUATION, rows), torch.from_numpy(samples.labels)
     report["strength"] = best_head(only_linear(parts.after), problem, validation, stop)
     return report
 

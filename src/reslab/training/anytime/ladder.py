@@ -13,6 +13,7 @@ from reslab.training.anytime.plan import Stage
 from reslab.training.anytime.work import Work
 from reslab.training.preparation import Prepared
 
+MORE = 1.3  # times as many pictures, for which a head is solved again
 GLANCE = 250  # pictures of train that the very first model learns from, where there are many
 WORTH = 2.0  # seconds of learning below which a stage is not begun
 CALMER = 0.2  # of the rate, after a training that diverged
@@ -123,7 +124,7 @@ def _after_head(work: Work) -> Stage | None:
     possible = int(count * share * passes * gain)
     if all(stage.fields.get("train_from") == "head" for stage in stages) and seen < count:
         wanted = min(count, seen + possible)
-        if wanted > 1.3 * seen:
+        if wanted > MORE * seen:
             return Stage(
                 name="head",
                 why="the head again, on more of the pictures",

@@ -85,6 +85,11 @@ class Work:
         if self.caught or self.short_of(lambda clock: clock.least_ending):
             raise EnoughError
 
+    def stop_to_solve(self) -> None:
+        """As `stop_late`, in time for a head to be solved on what there is."""
+        if self.caught or self.short_of(lambda clock: clock.least_ending + clock.solving):
+            raise EnoughError
+
     @cached_property
     def features_precision(self) -> tuple[str, float]:
         """What features are computed in, and how many times as fast as in float32 that is."""
@@ -93,11 +98,13 @@ class Work:
         return features_precision(self.base, self.device)
 
     def stopping(self, recipe: Recipe) -> Callable[[], None]:
-        """As `stop`, called after each forward pass of what the recipe freezes.
+        """As `stop_late`, called after each forward pass of what the recipe freezes.
 
         The clock learns the rate of passes meanwhile, if they are as the end computes.
         """
         telling = recipe.precision == "fp32" and recipe.train_from == "head"
+        # Half of the features are worth nothing to other layers, and half as much to a head.
+        enough = self.stop_to_solve if recipe.solves else self.stop_late
         ended: list[float] = []
 
         def stop() -> None:
@@ -106,7 +113,7 @@ class Work:
             settled = len(ended) > SETTLED_PASSES
             if self.clock is not None and settled and telling:
                 self.clock.note_rate(TOGETHER * (len(ended) - 1), ended[-1] - ended[0])
-            self.stop_late()  # half of the features are none
+            enough()
 
         return stop
 

@@ -22,12 +22,18 @@ from reslab.pictures.table import Pictures
 from reslab.run.checkpoint import load_checkpoint
 from reslab.run.folder import Run
 from reslab.training.anytime.clock import Clock, StepTimes
+from reslab.training.anytime.ladder import MORE
 from reslab.training.anytime.plan import Stage
 from reslab.training.anytime.work import EnoughError, Work
 from reslab.training.following import followed
 from reslab.training.preparation import Prepared, prepare
 from reslab.training.session import Session
-from reslab.training.transfer import solve_together, start_from_solved_head, with_features
+from reslab.training.transfer import (
+    known_from_first,
+    solve_together,
+    start_from_solved_head,
+    with_features,
+)
 
 SAVE_EVERY = 20.0  # seconds between checkpoints within an epoch
 SETTLED = 3  # steps before their time is believed
@@ -81,8 +87,10 @@ def _opened(work: Work, stage: Stage, number: int) -> Session:
     """The stage where it begins, with the best weights so far, or where it was stopped."""
     recipe = work.plan.recipe.with_fields(stage.fields)
     prepared = prepare(work.base.pictures, recipe, work.track, held_back=("test",), fill=False)
-    if stage.pictures:
-        prepared = replace(prepared, pictures=_some(prepared.pictures, stage.pictures, recipe.seed))
+    if recipe.solves:
+        prepared = replace(
+            prepared, pictures=_drawn(prepared.pictures, stage.pictures, recipe.seed)
+        )
     if work.run.best_checkpoint.exists():
         prepared.network.load_state_dict(work.chosen_weights())
     session = Session.open(work.run, prepared, work.device, work.display, work.began)
@@ -110,11 +118,11 @@ def _forget_epoch(progress: Progress) -> None:
     progress.loss_sum = progress.epoch_seconds = 0.0
 
 
-def _some(pictures: Pictures, count: int, seed: int) -> Pictures:
-    """The pictures with so many of train, drawn by the seed."""
+def _drawn(pictures: Pictures, count: int | None, seed: int) -> Pictures:
+    """The pictures with so many of train, or all, in the order that the seed draws."""
     train = pictures.splits["train"]
     order = torch.randperm(len(train), generator=draws.generator(seed, "some")).numpy()
-    return replace(pictures, splits=pictures.splits | {"train": train.take(np.sort(order[:count]))})
+    return replace(pictures, splits=pictures.splits | {"train": train.take(order[:count])})
 
 
 def _with_features(work: Work, session: Session) -> Prepared:
@@ -126,12 +134,34 @@ def _with_features(work: Work, session: Session) -> Prepared:
     return session.prepared
 
 
+def _features_in_time(work: Work, session: Session, stage: Stage) -> Prepared:
+    """The features of all pictures of a head's stage, or of as many as there was time for.
+
+    Raises EnoughError where these are hardly more than those of the head before.
+    """
+    try:
+        return _with_features(work, session)
+    except EnoughError:
+        before = [one.pictures or 0 for one in work.plan.stages if one.done]
+        count = known_from_first(session.prepared, session.device)
+        if work.caught or not before or count <= MORE * max(before):
+            raise
+    stage.pictures = count
+    pictures = session.prepared.pictures
+    train = pictures.splits["train"].take(np.arange(count))
+    session.prepared = replace(
+        session.prepared, pictures=replace(pictures, splits=pictures.splits | {"train": train})
+    )
+    work.display.say(f"features   of {count:,} pictures, which is what there was time for")
+    return _with_features(work, session)
+
+
 def _solve(work: Work, session: Session, stage: Stage) -> None:
     """Solve the head on plain features of the frozen network."""
     if work.progress.epoch > stage.first:  # it had been solved before the run was stopped
         return
     started = time.perf_counter()
-    prepared, display = _with_features(work, session), session.display
+    prepared, display = _features_in_time(work, session, stage), session.display
     found = start_from_solved_head(prepared, session.device, display, work.stop_late)
     stage.strength = found["strength"]
     for _ in followed(session, _solved(session, started), 0):
