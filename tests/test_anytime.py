@@ -251,7 +251,9 @@ def test_a_head_is_solved_on_the_features_there_was_time_for(
     split_photos, tmp_path, weights, monkeypatch
 ):
     """Else a machine that slows down would throw away most of a minute."""
-    monkeypatch.setattr(ladder, "GLANCE", 16)
+    monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "cache"))
+    for module in (ladder, working):
+        monkeypatch.setattr(module, "GLANCE", 16)
     monkeypatch.setattr(ladder, "_last_layers", lambda *given: None)
     monkeypatch.setattr(ladder, "_trained", lambda *given: (_ for _ in ()).throw(EnoughError))
     made = []
@@ -429,6 +431,19 @@ def test_no_stage_is_begun_for_a_few_steps(monkeypatch, seconds, begun):
         progress=SimpleNamespace(epoch=4),
     )
     assert (ladder._after_head(work) is not None) == begun
+
+
+@pytest.mark.parametrize(("seconds", "begun"), [(0.3, None), (1.0, "head on all")])
+def test_a_second_is_enough_for_the_chosen_head_on_all(seconds, begun):
+    stage = Stage(name="head", fields={"train_from": "head"}, strength=0.1, done=True)
+    work = SimpleNamespace(
+        clock=SimpleNamespace(left_to_learn=seconds),
+        plan=SimpleNamespace(stages=[stage], pinned=[]),
+        best_stage=stage,
+        base=SimpleNamespace(pictures=SimpleNamespace(splits={"validation": range(10)})),
+    )
+    found = ladder.next_stage(work)
+    assert (found and found.name) == begun
 
 
 def test_a_slow_first_pass_says_nothing_of_the_rate(tmp_path):

@@ -297,6 +297,12 @@ def test_small_pictures_beyond_the_memory_are_decoded_once(settled, decoded, mon
     monkeypatch.delenv("RESLAB_MEMORY")  # and with memory for them they come from the file
     assert torch.equal(read(settled).pixels, in_memory.pixels)
     assert not decoded
+    (path,) = pixel_files()
+    data = bytearray(path.read_bytes())
+    data[800] ^= 8  # in row 1
+    path.write_bytes(data)
+    assert torch.equal(read(settled).pixels, in_memory.pixels)
+    assert len(decoded) == 1
 
 
 def test_kept_pixels_go_with_their_samples(settled, decoded, no_memory):

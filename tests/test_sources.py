@@ -8,6 +8,7 @@ import pytest
 
 from drawn_pictures import CLASSES, fill, picture
 from reslab.errors import InputError
+from reslab.pictures import reading
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.reading import read_picture, threads_for, with_keys
 from reslab.pictures.settings import Splitting
@@ -348,12 +349,18 @@ def test_the_store_gives_what_decoding_gives(tmp_path):
 
 
 @pytest.mark.parametrize(("size", "threads"), [((16, 16), 1), ((64, 64), None)])
-def test_small_files_are_read_by_one_thread(tmp_path, size, threads):
+def test_small_files_are_read_by_one_thread(tmp_path, monkeypatch, size, threads):
     """A file that cannot be read tells nothing of the others, and is told of where it is read."""
     fill(tmp_path / "pics", 6, size=size)
     pictures = open_pictures(tmp_path / "pics")
     samples = pictures.train()
     (tmp_path / "pics" / samples.paths[0]).unlink()
-    assert threads_for(samples) == threads
+    rows = np.arange(len(samples))
+    assert threads_for(samples, rows) is None  # so few are not worth a look
+    monkeypatch.setattr(reading, "_WORTH_LOOKING", 10)
+    monkeypatch.setattr(reading, "_AT_ONCE", 60.0)
+    assert threads_for(samples, rows) == threads
+    monkeypatch.setattr(reading, "_AT_ONCE", 0.0)  # a disk that lets wait
+    assert threads_for(samples, rows) is None
     with pytest.raises(InputError, match="1 picture"):
         with_keys(pictures)

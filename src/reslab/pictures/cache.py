@@ -104,36 +104,35 @@ def prune(limit: int, held: list[Entry]) -> list[Entry]:
     return deleted
 
 
-def has_room(folder: Path, needed: int, own: int = 0) -> bool:
-    """Whether `needed` more bytes may be written into a kind's folder, if others are deleted.
+def limit_of(folder: Path) -> int:
+    """How many bytes a kind's folder may take, as the disk is now, or as RESLAB_CACHE_LIMIT says.
 
-    own: what stands there that is not to be deleted. RESLAB_CACHE_LIMIT says how much each kind may
-    take. Raises OSError, and InputError if that is no size.
+    Raises OSError, and InputError if that is no size.
     """
+    given = os.environ.get("RESLAB_CACHE_LIMIT")
     free = shutil.disk_usage(folder).free
-    return needed <= free and own + needed <= _limit(free)
+    return size_of(given, "RESLAB_CACHE_LIMIT") if given else max(LEAST, free // 2)
 
 
 def make_room(path: Path, needed: int) -> bool:
     """Whether `needed` more bytes may be written to `path`, a file or folder of a kind's folder.
 
     What was used longest ago of that kind is deleted until it fits, and what an ended process left
-    half written. Raises as `has_room`.
+    half written. Raises as `limit_of`.
     """
-    held = entries(path.parent)
-    own = sum(entry.size for entry in held if entry.path == path)
-    if not has_room(path.parent, needed, own):
+    limit = limit_of(path.parent)
+    own = sum(entry.size for entry in entries(path.parent) if entry.path == path)
+    if needed > shutil.disk_usage(path.parent).free or own + needed > limit:
         return False
-    for left in _leftovers(path.parent):
-        left.unlink(missing_ok=True)
-    limit = _limit(shutil.disk_usage(path.parent).free)
-    prune(limit - needed - own, [entry for entry in held if entry.path != path])
+    leave(limit - needed - own, path)
     return True
 
 
-def _limit(free: int) -> int:
-    given = os.environ.get("RESLAB_CACHE_LIMIT")
-    return size_of(given, "RESLAB_CACHE_LIMIT") if given else max(LEAST, free // 2)
+def leave(limit: int, path: Path) -> None:
+    """Let all of a kind but `path` take at most `limit` bytes, and be whole. Raises OSError."""
+    for left in _leftovers(path.parent):
+        left.unlink(missing_ok=True)
+    prune(limit, [entry for entry in entries(path.parent) if entry.path != path])
 
 
 def _leftovers(folder: Path) -> Iterator[Path]:

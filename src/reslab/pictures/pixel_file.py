@@ -4,6 +4,7 @@ import contextlib
 import errno
 import math
 import os
+import shutil
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch
 
 from reslab.disk import Replacement
 from reslab.errors import InputError
-from reslab.pictures.cache import cache_folder, has_room, keep, make_room
+from reslab.pictures.cache import cache_folder, keep, leave, limit_of
 
 _MARK = b"reslab pixels 1\n"
 
@@ -69,8 +70,8 @@ class PixelWriter:
         """Raises OSError where the cache takes no such file, InputError for its wrong limit."""
         folder = cache_folder() / "pixels"
         folder.mkdir(parents=True, exist_ok=True)
-        # Others are deleted when it is finished: it may come to nothing, or be there already.
-        if not has_room(folder, _size(shape)):
+        self._limit = limit_of(folder) - _size(shape)
+        if self._limit < 0 or _size(shape) > shutil.disk_usage(folder).free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
         self._shape = shape
         self._checksums = np.zeros(shape[0], np.uint32)  # not that of zeros: no row but those put
@@ -95,7 +96,7 @@ class PixelWriter:
         self._new.file.write(self._checksums.data)
         self._new.file.write(_MARK)
         self._new.finish(_path(key))
-        make_room(_path(key), 0)
+        leave(self._limit, _path(key))  # not before: it might have come to nothing
 
     def discard(self) -> None:
         """Leave nothing, unless it is finished."""

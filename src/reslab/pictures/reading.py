@@ -1,6 +1,7 @@
 """Reading the files of a data set, each once, by threads: content keys and small pixels."""
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,8 @@ from reslab.process import processes_here
 
 _SMALL_FILE = 4096  # bytes; reading files below it, threads wait for each other most of the time
 _LOOKED_AT = 16  # files, to know how large they are
+_WORTH_LOOKING = 500  # files
+_AT_ONCE = 0.5e-3  # seconds that a file at hand takes at most
 
 # Row, content key, and the pixels of a small picture or why the file cannot be read.
 _Read = tuple[int, tuple[int, int], torch.Tensor | str | None]
@@ -71,17 +74,21 @@ def in_threads(
                 future.cancel()
 
 
-def threads_for(samples: Samples) -> int | None:
-    """How many threads read these files fastest, for `in_threads`, by a look at a few of them.
+def threads_for(samples: Samples, rows: np.ndarray) -> int | None:
+    """How many threads read these rows' files fastest, for `in_threads`, by the first of them.
 
-    Small ones keep Python busy, which runs a thread at a time: two take half as long again as one.
+    Small ones keep Python busy, which runs a thread at a time: two take half as long again as one,
+    unless the disk lets them wait.
     """
-    sizes = []
-    for row in np.linspace(0, len(samples) - 1, min(_LOOKED_AT, len(samples))).astype(int).tolist():
+    if len(rows) < _WORTH_LOOKING:
+        return None
+    sizes, began = [], time.perf_counter()
+    for row in rows[:_LOOKED_AT].tolist():
         assert samples.files is not None
         with suppress(OSError):  # told where it is read
             sizes.append(len(samples.files.read(samples.paths[row])))
-    return 1 if sizes and np.median(sizes) < _SMALL_FILE else None
+    waiting = (time.perf_counter() - began) / _LOOKED_AT
+    return 1 if sizes and np.median(sizes) < _SMALL_FILE and waiting < _AT_ONCE else None
 
 
 def keep_to_one_core() -> None:
@@ -181,7 +188,7 @@ def _read_each(samples: Samples, rows: np.ndarray) -> Iterator[_Read]:
             return row, (0, 0), printable(f"{samples.where(row)}: {reason or error}")
 
     ordered = rows if order is None else rows[order]
-    return in_threads(read, map(int, ordered), threads=threads_for(samples))
+    return in_threads(read, map(int, ordered), threads=threads_for(samples, ordered))
 
 
 def read_picture(

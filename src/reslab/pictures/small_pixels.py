@@ -43,7 +43,8 @@ class SmallPixels:
     def put_many(self, known: np.ndarray, rows: np.ndarray, earlier: Reading) -> None:
         """What an earlier reading has of the known rows, a mask: at these rows of its own.
 
-        Without pixels those of the other rows are of no use either.
+        Without pixels those of the other rows are of no use either. A row whose pixels are lost
+        becomes -1: it must be read again.
         """
         if not known.any():
             return
@@ -94,8 +95,13 @@ class SmallPixels:
         self, known: np.ndarray, rows: np.ndarray, pixels_of: Callable[[int], torch.Tensor | None]
     ) -> None:
         for row in np.flatnonzero(known).tolist():
-            if not self._given_up:
-                self.put(row, pixels_of(int(rows[row])))
+            if self._given_up:
+                return
+            pixels = pixels_of(int(rows[row]))
+            if pixels is None:  # damaged meanwhile
+                rows[row] = -1
+            else:
+                self.put(row, pixels)
 
     def _takes(self, shape: tuple[int, ...]) -> bool:
         """Whether pictures of this shape have a place, which the first one makes."""

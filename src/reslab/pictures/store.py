@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from reslab.errors import InputError
@@ -69,8 +70,9 @@ class PixelStore:
         def read(row: int) -> tuple[int, torch.Tensor]:
             return row, self.read(row)
 
-        rows = range(len(self)) if order is None else map(int, order)
-        yield from in_threads(read, rows, threads=threads_for(self.samples))
+        rows = np.arange(len(self)) if order is None else order
+        threads = None if self._kept is not None else threads_for(self.samples, rows)
+        yield from in_threads(read, map(int, rows), threads=threads)
 
     def fill_as_read(self) -> "PixelStore":
         """Keep every picture when it is first taken, for those who may not come to all of them.

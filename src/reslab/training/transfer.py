@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from reslab.errors import InputError
@@ -27,6 +28,7 @@ from reslab.learning.solved import CrossValidation, fold_heads, solve_strengths
 from reslab.learning.state import Milestone, TrainingState
 from reslab.networks.cutting import Cut
 from reslab.pictures.batches import Batch
+from reslab.pictures.table import Samples
 from reslab.processes import team
 from reslab.run.display import Display
 from reslab.training.inputs import training_target
@@ -36,10 +38,11 @@ _TRIES = 3  # another process may prune the cache meanwhile
 
 
 def with_features(
-    prepared: Prepared, device: str, display: Display, stop: Stop
+    prepared: Prepared, device: str, display: Display, stop: Stop, order: np.ndarray | None = None
 ) -> tuple[Prepared, dict[str, Any]]:
     """The preparation with cached features in the place of pictures, and a report of them.
 
+    order: in which training pictures are computed, if not their own: their rows.
     Every view that is not in the cache is computed, and safe there once `stop` is called after it.
     What is held out is computed in float32 whatever training computes in, as `evaluate` does.
     """
@@ -51,7 +54,7 @@ def with_features(
     judged = [name for name in splits if name != "train" or prepared.folds]
     held_out: dict[str, tuple[int, ...]] = dict.fromkeys(judged, (EVALUATION,))
     exact = _exact(features, prepared, prepared.cut, device)
-    report = _compute_each(features, exact, prepared, trained, held_out, display, stop)
+    report = _compute_each(features, exact, prepared, trained, held_out, display, stop, order)
     batches = FeatureBatches(
         features,
         splits["train"],
@@ -78,13 +81,22 @@ def _features(prepared: Prepared, parts: Cut, device: str, precision: str) -> Fe
     return Features(parts.before, settings, precision, device)
 
 
-def known_from_first(prepared: Prepared, device: str) -> int:
-    """How many training pictures, from the first on, have the features that a head is solved on."""
+def _in_order(lacking: list[Lacking], train: Samples, order: np.ndarray | None) -> list[Lacking]:
+    """What must be computed, held-out pictures first, where training pictures have an order."""
+    if order is None:
+        return lacking
+    place = np.argsort(order)
+    return sorted(lacking, key=lambda one: place[one[1]] if one[0] is train else -1)
+
+
+def known_from_first(prepared: Prepared, device: str, order: np.ndarray) -> int:
+    """How many training pictures, from the first in an order, have features to solve a head on."""
     assert prepared.cut is not None
     features = _features(prepared, prepared.cut, device, prepared.recipe.precision)
     samples = prepared.pictures.splits["train"]
+    place = np.argsort(order)
     missing = features.missing([(samples, (EVALUATION,))])
-    return missing[0][1] if missing else len(samples)
+    return min((int(place[row]) for _, row, _ in missing), default=len(samples))
 
 
 def _exact(features: Features, prepared: Prepared, parts: Cut, device: str) -> Features:
@@ -101,13 +113,14 @@ def _compute_each(
     held_out: dict[str, tuple[int, ...]],
     display: Display,
     stop: Stop,
+    order: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Compute the views that train and those that are held out, the latter in float32."""
     if exact is features:  # in one go
         both = {name: (*of, *held_out.get(name, ())) for name, of in trained.items()}
         wanted = held_out | {name: tuple(dict.fromkeys(of)) for name, of in both.items()}
-        return _compute(features, prepared, wanted, display, stop)
-    report = _compute(features, prepared, trained, display, stop)
+        return _compute(features, prepared, wanted, display, stop, order)
+    report = _compute(features, prepared, trained, display, stop, order)
     if held_out:
         more = _compute(exact, prepared, held_out, display, stop)
         for name in ("computed", "known", "damaged", "seconds"):
@@ -121,11 +134,12 @@ def _compute(
     wanted: dict[str, tuple[int, ...]],
     display: Display,
     stop: Stop,
+    order: np.ndarray | None = None,
 ) -> dict[str, Any]:
     started = time.perf_counter()
     splits = prepared.pictures.splits
     everything = [(splits[name], of) for name, of in wanted.items()]
-    lacking = _lacking(features, everything)
+    lacking = _in_order(_lacking(features, everything), splits["train"], order)
     count = sum(len(of) for _, _, of in lacking)
     whole = sum(len(splits[name]) * len(of) for name, of in wanted.items())
     needed = _make_room(features, count)

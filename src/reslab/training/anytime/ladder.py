@@ -16,6 +16,7 @@ from reslab.training.preparation import Prepared
 MORE = 1.3  # times as many pictures, for which a head is solved again
 GLANCE = 250  # pictures of train that the very first model learns from, where there are many
 WORTH = 2.0  # seconds of learning below which a stage is not begun
+WORTH_TOGETHER = 0.5  # the same of the chosen head on all pictures, whose features are there
 CALMER = 0.2  # of the rate, after a training that diverged
 PASSES = 3.8  # forward passes that a training step costs
 EARLY = 0.25  # of a pass's operations, that the first layers may take
@@ -76,8 +77,9 @@ def next_stage(work: Work) -> Stage | None:
     """The next stage of a plan, or None if no time is left for one."""
     assert work.clock is not None
     if work.plan.stages and work.clock.left_to_learn < WORTH:
-        return None
-    found = _after_head(work) if _solvable(work.base) else _from_scratch(work)
+        found = _together(work) if work.clock.left_to_learn > WORTH_TOGETHER else None
+    else:
+        found = _after_head(work) if _solvable(work.base) else _from_scratch(work)
     if found is None:
         return None
     # What a solved head cannot have is left out of its stage, whoever asked for it.

@@ -98,7 +98,7 @@ class Work:
         return features_precision(self.base, self.device)
 
     def stopping(self, recipe: Recipe) -> Callable[[], None]:
-        """As `stop_late`, called after each forward pass of what the recipe freezes.
+        """What ends the computing of features in time, called after each forward pass.
 
         The clock learns the rate of passes meanwhile, if they are as the end computes.
         """

@@ -22,7 +22,7 @@ from reslab.pictures.table import Pictures
 from reslab.run.checkpoint import load_checkpoint
 from reslab.run.folder import Run
 from reslab.training.anytime.clock import Clock, StepTimes
-from reslab.training.anytime.ladder import MORE
+from reslab.training.anytime.ladder import GLANCE, MORE
 from reslab.training.anytime.plan import Stage
 from reslab.training.anytime.work import EnoughError, Work
 from reslab.training.following import followed
@@ -72,7 +72,9 @@ def _close(work: Work, session: Session | None, number: int, started: float, bef
     stage.seconds += time.perf_counter() - started
     stage.done = progress.stage == number and progress.epoch > stage.first
     if stage.done and session is not None and progress.best_epoch >= stage.first:
-        quick = session.prepared.cut is not None and "validation" in session.prepared.evaluation
+        # A stage that was done before the run was stopped has no features at hand.
+        features = isinstance(session.prepared.batches, FeatureBatches)
+        quick = features and "validation" in session.prepared.evaluation
         work.best = session if quick else None
         if work.clock is not None:
             work.clock.validated = quick
@@ -87,10 +89,8 @@ def _opened(work: Work, stage: Stage, number: int) -> Session:
     """The stage where it begins, with the best weights so far, or where it was stopped."""
     recipe = work.plan.recipe.with_fields(stage.fields)
     prepared = prepare(work.base.pictures, recipe, work.track, held_back=("test",), fill=False)
-    if recipe.solves:
-        prepared = replace(
-            prepared, pictures=_drawn(prepared.pictures, stage.pictures, recipe.seed)
-        )
+    if stage.pictures:
+        prepared = replace(prepared, pictures=_some(prepared.pictures, stage.pictures, recipe.seed))
     if work.run.best_checkpoint.exists():
         prepared.network.load_state_dict(work.chosen_weights())
     session = Session.open(work.run, prepared, work.device, work.display, work.began)
@@ -118,18 +118,27 @@ def _forget_epoch(progress: Progress) -> None:
     progress.loss_sum = progress.epoch_seconds = 0.0
 
 
-def _drawn(pictures: Pictures, count: int | None, seed: int) -> Pictures:
-    """The pictures with so many of train, or all, in the order that the seed draws."""
+def _some(pictures: Pictures, count: int, seed: int) -> Pictures:
+    """The pictures with so many of train, drawn by the seed."""
     train = pictures.splits["train"]
-    order = torch.randperm(len(train), generator=draws.generator(seed, "some")).numpy()
-    return replace(pictures, splits=pictures.splits | {"train": train.take(order[:count])})
+    rows = np.sort(_drawn(len(train), seed)[:count])
+    return replace(pictures, splits=pictures.splits | {"train": train.take(rows)})
 
 
-def _with_features(work: Work, session: Session) -> Prepared:
-    """Compute what the frozen part makes of the pictures, as long as there is time."""
+def _drawn(count: int, seed: int) -> np.ndarray:
+    """The order in which so many training pictures are drawn."""
+    order: np.ndarray = torch.randperm(count, generator=draws.generator(seed, "some")).numpy()
+    return order
+
+
+def _with_features(work: Work, session: Session, order: np.ndarray | None = None) -> Prepared:
+    """Compute what the frozen part makes of the pictures, as long as there is time.
+
+    order: of the training pictures, those of the session.
+    """
     prepared = session.prepared
     stop = work.stopping(prepared.recipe)
-    session.prepared, report = with_features(prepared, session.device, session.display, stop)
+    session.prepared, report = with_features(prepared, session.device, session.display, stop, order)
     session.note_features("features", report)
     return session.prepared
 
@@ -139,20 +148,29 @@ def _features_in_time(work: Work, session: Session, stage: Stage) -> Prepared:
 
     Raises EnoughError where these are hardly more than those of the head before.
     """
-    try:
-        return _with_features(work, session)
-    except EnoughError:
-        before = [one.pictures or 0 for one in work.plan.stages if one.done]
-        count = known_from_first(session.prepared, session.device)
-        if work.caught or not before or count <= MORE * max(before):
-            raise
-    stage.pictures = count
-    pictures = session.prepared.pictures
-    train = pictures.splits["train"].take(np.arange(count))
-    session.prepared = replace(
-        session.prepared, pictures=replace(pictures, splits=pictures.splits | {"train": train})
+    whole, seed = work.base.pictures.splits["train"], session.prepared.recipe.seed
+    drawn = _drawn(len(whole), seed)[: stage.pictures]
+    order = np.argsort(np.argsort(drawn)) if stage.pictures else drawn
+    # A few at a time as they lie, so that each packed file is not opened for each picture.
+    order = np.concatenate(
+        [np.sort(order[at : at + GLANCE]) for at in range(0, len(order), GLANCE)]
     )
-    work.display.say(f"features   of {count:,} pictures, which is what there was time for")
+    try:
+        return _with_features(work, session, order)
+    except EnoughError:
+        seen = [one.pictures or len(whole) for one in work.plan.stages if one.done]
+        count = known_from_first(session.prepared, session.device, order)
+        if count < len(order):
+            count -= count % GLANCE
+        if work.caught or not seen or count <= MORE * max(seen):
+            raise
+    if count < len(order):
+        stage.pictures = count
+        work.save_plan()
+        session.prepared = replace(
+            session.prepared, pictures=_some(work.base.pictures, count, seed)
+        )
+        work.display.say(f"features   of {count:,} pictures, which is what there was time for")
     return _with_features(work, session)
 
 
@@ -164,6 +182,7 @@ def _solve(work: Work, session: Session, stage: Stage) -> None:
     prepared, display = _features_in_time(work, session, stage), session.display
     found = start_from_solved_head(prepared, session.device, display, work.stop_late)
     stage.strength = found["strength"]
+    work.save_plan()  # first: a resume from the checkpoint below solves nothing
     for _ in followed(session, _solved(session, started), 0):
         pass
     session.save()
