@@ -264,12 +264,20 @@ def test_a_head_is_solved_on_the_features_there_was_time_for(
             raise EnoughError
 
     monkeypatch.setattr(work_.Work, "stop_to_solve", slow)
+    original, seen = working.with_features, []
+
+    def watching(prepared, *others):
+        seen.append(set(prepared.pictures.splits))
+        return original(prepared, *others)
+
+    monkeypatch.setattr(working, "with_features", watching)
     options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
     fields = {"preprocess.size": 32, "precision": "fp32"}
     out = tmp_path / "run"
     run = reslab.train(split_photos, out=out, minutes=MINUTES, fields=fields, **options)
     first, more = run.info["stages"][:2]
     assert (first["pictures"], more["pictures"]) == (16, 48)
+    assert all(splits == {"train", "validation"} for splits in seen)
     assert more["done"]
     monkeypatch.undo()
     again = repeat(split_photos, run, tmp_path / "again")

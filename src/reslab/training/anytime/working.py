@@ -167,8 +167,10 @@ def _features_in_time(work: Work, session: Session, stage: Stage) -> Prepared:
     if count < len(order):
         stage.pictures = count
         work.save_plan()
+        pictures = session.prepared.pictures
+        train = pictures.splits["train"].take(np.sort(order[:count]))
         session.prepared = replace(
-            session.prepared, pictures=_some(work.base.pictures, count, seed)
+            session.prepared, pictures=replace(pictures, splits=pictures.splits | {"train": train})
         )
         work.display.say(f"features   of {count:,} pictures, which is what there was time for")
     return _with_features(work, session)
