@@ -17,13 +17,14 @@ from reslab.pictures.batches import Batch
 from reslab.recipes.recipe import Recipe
 from reslab.run.display import Display
 from reslab.run.folder import Run
-from reslab.training.anytime.clock import Clock
+from reslab.training.anytime.clock import Clock, StepTimes
 from reslab.training.anytime.halving import features_precision
 from reslab.training.anytime.plan import Plan, Stage
 from reslab.training.preparation import Prepared
 from reslab.training.session import Session
 
 SETTLED_PASSES = 6  # forward passes before their rate is believed
+NOTABLY = 1.2  # times as slow as before, from which on it is no chance
 PART = 16 * 224 * 224  # pixels of a forward pass between two looks at the clock
 Item = TypeVar("Item")
 
@@ -106,13 +107,17 @@ class Work:
         # Half of the features are worth nothing to other layers, and half as much to a head.
         enough = self.stop_to_solve if recipe.solves else self.stop_late
         ended: list[float] = []
+        times = StepTimes()
 
         def stop() -> None:
             ended.append(time.perf_counter())
+            times.step()
             # The first passes also set things up; a rate of them alone would be far too low.
             settled = len(ended) > SETTLED_PASSES
             if self.clock is not None and settled and telling:
                 self.clock.note_rate(TOGETHER * (len(ended) - 1), ended[-1] - ended[0])
+            if self.clock is not None:
+                self.clock.slower = times.slower if times.slower > NOTABLY else 1.0
             enough()
 
         return stop
