@@ -104,7 +104,7 @@ class Work:
         The clock learns the rate of passes meanwhile, if they are as the end computes.
         """
         telling = recipe.precision == "fp32" and recipe.train_from == "head"
-        # Half of the features are worth nothing to other layers, and half as much to a head.
+        # A head can be solved on some of the features; other layers need them all.
         enough = self.stop_to_solve if recipe.solves else self.stop_late
         ended: list[float] = []
         times = StepTimes()
