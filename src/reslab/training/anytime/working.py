@@ -90,7 +90,9 @@ def _opened(work: Work, stage: Stage, number: int) -> Session:
     recipe = work.plan.recipe.with_fields(stage.fields)
     prepared = prepare(work.base.pictures, recipe, work.track, held_back=("test",), fill=False)
     if stage.pictures:
-        prepared = replace(prepared, pictures=_some(prepared.pictures, stage.pictures, recipe.seed))
+        count = len(prepared.pictures.splits["train"])
+        rows = np.sort(_drawn(count, recipe.seed)[: stage.pictures])
+        prepared = replace(prepared, pictures=_some(prepared.pictures, rows))
     if work.run.best_checkpoint.exists():
         prepared.network.load_state_dict(work.chosen_weights())
     session = Session.open(work.run, prepared, work.device, work.display, work.began)
@@ -118,10 +120,9 @@ def _forget_epoch(progress: Progress) -> None:
     progress.loss_sum = progress.epoch_seconds = 0.0
 
 
-def _some(pictures: Pictures, count: int, seed: int) -> Pictures:
-    """The pictures with so many of train, drawn by the seed."""
+def _some(pictures: Pictures, rows: np.ndarray) -> Pictures:
+    """The pictures with these rows of train alone."""
     train = pictures.splits["train"]
-    rows = np.sort(_drawn(len(train), seed)[:count])
     return replace(pictures, splits=pictures.splits | {"train": train.take(rows)})
 
 
@@ -149,8 +150,8 @@ def _features_in_time(work: Work, session: Session, stage: Stage) -> Prepared:
     Raises EnoughError where these are hardly more than those of the head before.
     """
     whole, seed = work.base.pictures.splits["train"], session.prepared.recipe.seed
-    drawn = _drawn(len(whole), seed)[: stage.pictures]
-    order = np.argsort(np.argsort(drawn)) if stage.pictures else drawn
+    # Where the session has some of the pictures, these have rows of their own.
+    order = np.argsort(np.argsort(_drawn(len(whole), seed)[: stage.pictures]))
     # A few at a time as they lie, so that each packed file is not opened for each picture.
     order = np.concatenate(
         [np.sort(order[at : at + GLANCE]) for at in range(0, len(order), GLANCE)]
@@ -159,19 +160,18 @@ def _features_in_time(work: Work, session: Session, stage: Stage) -> Prepared:
         return _with_features(work, session, order)
     except EnoughError:
         seen = [one.pictures or len(whole) for one in work.plan.stages if one.done]
+        if work.caught or not seen:
+            raise
         count = known_from_first(session.prepared, session.device, order)
         if count < len(order):
             count -= count % GLANCE
-        if work.caught or not seen or count <= MORE * max(seen):
+        if count <= MORE * max(seen):
             raise
     if count < len(order):
         stage.pictures = count
         work.save_plan()
-        pictures = session.prepared.pictures
-        train = pictures.splits["train"].take(np.sort(order[:count]))
-        session.prepared = replace(
-            session.prepared, pictures=replace(pictures, splits=pictures.splits | {"train": train})
-        )
+        some = _some(session.prepared.pictures, np.sort(order[:count]))
+        session.prepared = replace(session.prepared, pictures=some)
         work.display.say(f"features   of {count:,} pictures, which is what there was time for")
     return _with_features(work, session)
 
