@@ -5,7 +5,7 @@ from collections import deque
 
 MARGIN = 2.2  # seconds before the time is up by which all is to be done
 HARD = 1.2  # seconds before it at which a command leaves: on a busy machine even that takes time
-SOLVING = 3.0  # seconds that solving a head on some thousand pictures and judging it take
+SOLVING = 5.0  # seconds that solving a head on some thousand pictures and judging it take
 FILES = 0.7  # seconds that the model, the scores and the predictions take, until measured
 SHOWN = 3.0  # the same of the curves and the report, which are made if there is time
 CAUTION = 1.3  # times what curves and report took when they were tried
