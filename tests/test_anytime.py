@@ -285,6 +285,68 @@ def test_a_head_is_solved_on_the_features_there_was_time_for(
     assert sha(again) == sha(run)
 
 
+def test_a_head_that_is_cut_off_while_it_is_solved_is_taken_as_it_is(
+    split_photos, tmp_path, weights, monkeypatch, ticking
+):
+    """Else all that its features took is lost. A run that goes on solves it to its end."""
+    training, looks = ladder._trained, []
+    monkeypatch.setattr(ladder, "_last_layers", lambda *given: None)
+    monkeypatch.setattr(ladder, "_trained", lambda *given: (_ for _ in ()).throw(EnoughError))
+    original = work_.Work.stop_late
+
+    def late(work):
+        looks.append(work.clock)
+        if len(looks) == 30:
+            raise EnoughError
+        original(work)
+
+    monkeypatch.setattr(work_.Work, "stop_late", late)
+    options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
+    fields = {"preprocess.size": 32}
+    out = tmp_path / "run"
+    run = reslab.train(split_photos, out=out, minutes=2, fields=fields, **options)
+    first, *_ = run.info["stages"]
+    assert first["done"]
+    assert first["passes"] == 29
+    assert first["validation_accuracy"] > 1 / 7
+    monkeypatch.setattr(work_.Work, "stop_late", original)
+    assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
+    monkeypatch.setattr(ladder, "_trained", training)
+    ticking.passed = 0.0
+    stages = reslab.resume(out, minutes=2, quiet=True).info["stages"]
+    whole = next(one for one in stages[1:] if one["name"] == "head")
+    assert whole["passes"] is None
+    assert whole["validation_loss"] <= first["validation_loss"]
+
+
+@pytest.mark.usefixtures("ticking")
+def test_the_first_model_is_of_the_features_there_was_time_for(
+    split_photos, tmp_path, weights, monkeypatch
+):
+    monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "cache"))
+    looks = []
+
+    def late(work):
+        looks.append(work)
+        if len(looks) == 2:  # after two passes of 16, which also were of validation pictures
+            raise EnoughError
+
+    monkeypatch.setattr(work_.Work, "stop_to_solve", late)
+    monkeypatch.setattr(
+        story, "next_stage", lambda work: None if work.plan.stages else ladder.next_stage(work)
+    )
+    options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
+    fields = {"preprocess.size": 32, "precision": "fp32"}
+    run = reslab.train(
+        split_photos, out=tmp_path / "run", minutes=MINUTES, fields=fields, **options
+    )
+    (only,) = run.info["stages"]
+    assert only["done"]
+    assert 7 < only["pictures"] <= 32
+    monkeypatch.undo()
+    assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
+
+
 def test_at_the_end_the_chosen_head_learns_from_the_validation_pictures_too(
     split_photos, tmp_path, weights, monkeypatch, ticking
 ):

@@ -1,5 +1,7 @@
 """A frozen part runs once a view: features that are kept, found again, and never mistaken."""
 
+import copy
+import itertools
 import json
 import os
 import shutil
@@ -11,6 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from sklearn.linear_model import LogisticRegression
 from torch import nn
@@ -21,7 +24,7 @@ from reslab.cli.printing import print_run
 from reslab.errors import InputError
 from reslab.features import extraction as features
 from reslab.features import solving
-from reslab.features.solving import HeadProblem, best_head
+from reslab.features.solving import CutOffError, HeadProblem, best_head
 from reslab.features.store import FeatureStore
 from reslab.judging import charts
 from reslab.networks.cutting import UncuttableError, cut
@@ -472,6 +475,49 @@ def test_a_head_that_is_being_solved_can_be_stopped():
     with pytest.raises(KeyboardInterrupt):
         best_head(head, HeadProblem(x, labels, None), (x, labels), stop)
     assert len(calls) == 30
+
+
+def test_a_head_that_is_cut_off_is_the_best_that_was_met():
+    """A line search meets worse ones too."""
+    torch.manual_seed(0)
+    labels = torch.arange(200) % 10
+    problem, strength = HeadProblem(torch.randn(200, 50), labels, None), 1e-6
+    start, losses = nn.Linear(50, 10), []
+
+    def loss(head):
+        with torch.no_grad():
+            squares = float((head.weight * problem.spread).square().sum())
+        return float(problem.loss(problem.logits(head))) + strength / 2 * squares
+
+    for most in range(30):
+        head, left = copy.deepcopy(start), iter(range(most))
+
+        def stop(left=left):
+            if next(left, None) is None:
+                raise CutOffError
+
+        assert not problem.solve(head, strength, stop)
+        losses.append(loss(head))
+    assert losses[0] == pytest.approx(loss(start))
+    assert all(after < before + 1e-5 for before, after in itertools.pairwise(losses))
+    assert losses[0] > 5 * losses[-1]
+
+
+def test_the_best_strength_before_a_cut_is_taken():
+    torch.manual_seed(0)
+    labels = torch.arange(60) % 3
+    x = torch.randn(60, 4) + F.one_hot(labels, 4)
+    solved, head, calls = [], nn.Linear(4, 3), itertools.count()
+
+    def stop():
+        if next(calls) == 40:
+            raise CutOffError
+
+    problem = HeadProblem(x, labels, None)
+    solve = problem.solve
+    problem.solve = lambda *given: solved.append(given[1]) or solve(*given)
+    assert best_head(head, problem, (x, labels), stop) in solved
+    assert 1 < len(solved) < 10
 
 
 def test_the_solved_head_is_logistic_regression():

@@ -20,6 +20,10 @@ _ITERATIONS = 200  # of L-BFGS at most, for one strength
 Stop = Callable[[], None]  # raises if the work is to end here
 
 
+class CutOffError(Exception):
+    """Raised by a `Stop` if a head is to be taken as far as it is solved."""
+
+
 def _go_on() -> None:
     pass
 
@@ -44,8 +48,11 @@ class HeadProblem:
         self.labels = labels
         self.weights = weights
 
-    def solve(self, head: nn.Linear, strength: float, stop: Stop = _go_on) -> None:
-        """Bring the head to the minimum, from where it stands; `stop` may raise on the way."""
+    def solve(self, head: nn.Linear, strength: float, stop: Stop = _go_on) -> bool:
+        """Bring the head to the minimum, from where it stands; `stop` is called before each pass.
+
+        Where `stop` raises CutOffError, to the best that was met; returns whether it did not.
+        """
         with torch.no_grad():
             weight, bias = self._standardised(head)
         weight.requires_grad_()
@@ -59,18 +66,28 @@ class HeadProblem:
             line_search_fn="strong_wolfe",
         )
 
+        lowest, best = math.inf, (weight, bias)
+
         def closure() -> torch.Tensor:
+            nonlocal lowest, best
             stop()
             optimizer.zero_grad()
             loss = self.loss(F.linear(self.x, weight, bias)) + strength / 2 * weight.square().sum()
             torch.autograd.backward(loss)
+            if loss.item() < lowest:  # a line search also tries what is worse
+                lowest, best = loss.item(), (weight.detach().clone(), bias.detach().clone())
             return loss
 
-        optimizer.step(closure)  # type: ignore[no-untyped-call]  # torch's L-BFGS has no types
+        whole = True
+        try:
+            optimizer.step(closure)  # type: ignore[no-untyped-call]  # torch's L-BFGS has no types
+        except CutOffError:
+            whole, (weight, bias) = False, best
         with torch.no_grad():
             plain = weight / self.spread
             head.weight.copy_(plain)
             head.bias.copy_(bias - plain @ self.mean)
+        return whole
 
     @torch.no_grad()
     def logits(self, head: nn.Linear) -> torch.Tensor:
@@ -90,12 +107,12 @@ def best_head(
     head: nn.Linear,
     problem: HeadProblem,
     validation: tuple[torch.Tensor, torch.Tensor] | None,
-    stop: Stop,
+    stop: Stop = _go_on,
 ) -> float:
     """Bring a head to the solution whose loss on (features, classes) of validation is least.
 
     Without validation pictures, to that of the strength in the middle. Returns the strength.
-    `stop` is called on the way, and may raise.
+    `stop` is called on the way, and may raise; where that is CutOffError, the best so far is taken.
     """
     if validation is None:
         problem.solve(head, middle := strengths(1)[0], stop)
@@ -103,11 +120,13 @@ def best_head(
     x, labels = validation
     found = []
     for strength in strengths(_PATH):
-        problem.solve(head, strength, stop)
+        whole = problem.solve(head, strength, stop)
         with torch.no_grad():
             logits = head(x.flatten(1).to(head.weight.device)).cpu()
         loss = float(F.cross_entropy(logits, labels))
         found.append((loss, strength, copy.deepcopy(head.state_dict())))
+        if not whole:
+            break
     _, best, weights = min(found, key=lambda one: one[0])
     head.load_state_dict(weights)
     return best

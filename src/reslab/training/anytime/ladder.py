@@ -118,7 +118,8 @@ def _after_head(work: Work) -> Stage | None:
             fields=HEAD,
             pictures=few,
         )
-    seen = max(stage.pictures or count for stage in stages)
+    whole_heads = (stage for stage in stages if stage.passes is None)
+    seen = max((stage.pictures or count for stage in whole_heads), default=0)
     # How many times all pictures could pass forward.
     passes = (clock.rate or 0.0) * clock.left_to_learn / count
     share = HEAD_SHARE if passes > 1 + PASSES * LEAST_EPOCHS else HEAD_ALONE
@@ -155,7 +156,7 @@ def _together(work: Work) -> Stage | None:
     """The head that validation chose, solved on the validation pictures too."""
     last = work.plan.stages[-1]
     chosen = work.best_stage is last and last.fields.get("train_from") == "head"
-    if last.together or not chosen or last.pictures or not last.strength:
+    if last.together or not chosen or last.pictures or last.passes or not last.strength:
         return None
     if "validation" not in work.base.pictures.splits:
         return None

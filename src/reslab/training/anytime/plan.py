@@ -15,7 +15,7 @@ from reslab.recipes.recipe import Recipe
 PLAN_FILE = "plan.toml"
 _LARGEST = 16 << 20  # bytes
 
-_REPEATED = {"name", "fields", "pictures", "turns", "strength", "together"}
+_REPEATED = {"name", "fields", "pictures", "turns", "strength", "passes", "together"}
 Turn = tuple[int, int]
 
 
@@ -28,10 +28,11 @@ class Stage(_Part):
 
     fields: what its recipe has other than the plan's, by dotted name. pictures: how many of the
     training pictures it sees, if not all. share: of the time left that it may take, if not all.
-    turns: of its `Pace`. strength: of a solved head, as it was chosen. together: the head is solved
-    at that on the validation pictures too, and so cannot be judged by them. first: the epoch that
-    it begins with. reached: the step after which it was judged last. What follows was measured;
-    diverged: that it had to be given up.
+    turns: of its `Pace`. strength: of a solved head, as it was chosen. passes: over the features,
+    after which solving it was cut off, if it was. together: the head is solved at that strength on
+    the validation pictures too, and so cannot be judged by them. first: the epoch that it begins
+    with. reached: the step after which it was judged last. What follows was measured; diverged:
+    that it had to be given up.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Stage(_Part):
     share: float | None = Field(default=None, gt=0, le=1)
     turns: list[Turn] = []
     strength: float | None = Field(default=None, gt=0)
+    passes: int | None = Field(default=None, gt=0)
     together: bool = False
     first: int = 0
     reached: int = 0

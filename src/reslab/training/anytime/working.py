@@ -11,6 +11,7 @@ import torch
 
 from reslab.errors import InputError
 from reslab.features.extraction import FeatureBatches
+from reslab.features.solving import CutOffError
 from reslab.judging.scoring import Evaluations, judge, judge_all
 from reslab.learning.loop import train_epochs
 from reslab.learning.pace import Pace
@@ -150,22 +151,24 @@ def _features_in_time(work: Work, session: Session, stage: Stage) -> Prepared:
     Raises EnoughError where these are hardly more than those of the head before.
     """
     whole, seed = work.base.pictures.splits["train"], session.prepared.recipe.seed
+    seen = [one.pictures or len(whole) for one in work.plan.stages if one.done]
     # Where the session has some of the pictures, these have rows of their own.
     order = np.argsort(np.argsort(_drawn(len(whole), seed)[: stage.pictures]))
-    # A few at a time as they lie, so that each packed file is not opened for each picture.
+    # A few at a time as they lie, so that each packed file is not opened for each picture; the
+    # very first are few, and any number of them makes a model.
+    at_once = GLANCE if seen else 1
     order = np.concatenate(
-        [np.sort(order[at : at + GLANCE]) for at in range(0, len(order), GLANCE)]
+        [np.sort(order[at : at + at_once]) for at in range(0, len(order), at_once)]
     )
     try:
         return _with_features(work, session, order)
     except EnoughError:
-        seen = [one.pictures or len(whole) for one in work.plan.stages if one.done]
-        if work.caught or not seen:
+        if work.caught:
             raise
         count = known_from_first(session.prepared, session.device, order)
         if count < len(order):
-            count -= count % GLANCE
-        if count <= MORE * max(seen):
+            count -= count % at_once
+        if count <= (MORE * max(seen) if seen else len(work.base.pictures.classes)):
             raise
     if count < len(order):
         stage.pictures = count
@@ -182,12 +185,45 @@ def _solve(work: Work, session: Session, stage: Stage) -> None:
         return
     started = time.perf_counter()
     prepared, display = _features_in_time(work, session, stage), session.display
-    found = start_from_solved_head(prepared, session.device, display, work.stop_late)
-    stage.strength = found["strength"]
+    passes = _Passes(work, stage)
+    found = start_from_solved_head(prepared, session.device, display, passes.stop)
+    stage.strength, stage.passes = found["strength"], passes.cut_after
+    if stage.passes is not None:
+        display.say(f"head       cut off after {stage.passes:,} passes: taken as it was then")
     work.save_plan()  # first: a resume from the checkpoint below solves nothing
     for _ in followed(session, _solved(session, started), 0):
         pass
     session.save()
+
+
+class _Passes:
+    """Counts the passes over the features that solving a head takes, and cuts it off: where the
+    time is up, or the time was when the plan was made that is repeated.
+
+    cut_after: how many there were before that, None if there was time for all.
+    """
+
+    def __init__(self, work: Work, stage: Stage) -> None:
+        self.cut_after: int | None = None
+        self._work = work
+        self._most = stage.passes if work.clock is None else None
+        self._count = 0
+
+    def stop(self) -> None:
+        """Raise CutOffError if no more passes are to be; EnoughError if there was none yet."""
+        try:
+            self._work.stop_late()
+        except EnoughError:
+            if self._work.clock is None or not self._count:
+                raise
+            self._cut_off()
+        if self._count == self._most:
+            self._cut_off()
+        self._count += 1
+
+    def _cut_off(self) -> None:
+        self.cut_after = self._count
+        raise CutOffError
 
 
 def _solve_together(work: Work, session: Session, stage: Stage) -> None:
