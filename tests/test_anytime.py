@@ -480,11 +480,12 @@ def test_where_features_said_nothing_judging_is_timed_as_the_end_computes(monkey
 
     monkeypatch.setattr(story, "folded", lambda network, example: nn.Identity())
     pixels = SimpleNamespace(samples=range(40), inputs=lambda rows, epoch: torch.zeros(len(rows)))
-    base = SimpleNamespace(pixels=pixels, network=unfolded)
+    preprocessing = SimpleNamespace(size=(150, 150))
+    base = SimpleNamespace(pixels=pixels, network=unfolded, preprocessing=preprocessing)
     noted = []
     told = SimpleNamespace(note_rate=lambda count, seconds: noted.append(count))
     story._measure(SimpleNamespace(base=base, device="cpu"), told)
-    assert noted[-1] == 32
+    assert noted[-1] == 35
 
 
 @pytest.mark.parametrize(("seconds", "begun"), [(3.0, False), (300.0, True)])
@@ -573,6 +574,82 @@ def test_a_test_split_that_cannot_be_scored_in_time_is_cut(
     # A sample of all, not the first ones, which are of one class.
     assert len({row.split(",")[1] for row in rows}) > 1
     assert [look["pictures"] for look in looks_of(run.path)] == [whole]
+
+
+def test_where_all_of_the_test_split_takes_too_long_a_sample_leaves_time_for_the_report(
+    split_photos, tmp_path, monkeypatch, ticking
+):
+    def slow(network, x, averaging):
+        ticking.pass_by(3)
+        return network(x)
+
+    monkeypatch.setattr(ending, "averaged", slow)
+    monkeypatch.setattr(ending, "pictures_at_once", lambda size: 3)
+    monkeypatch.setattr(clock.Clock, "suffices_for", lambda *given: False)
+    monkeypatch.setattr(clock.Clock, "_judging_again", 12.0)
+    monkeypatch.setattr(clock.Clock, "_scoring", 27.0)  # the test split takes twice the rest of it
+    monkeypatch.setattr(clock, "SHOWN", 6.0)
+    monkeypatch.setattr(ending, "REHEARSED_FROM", 1e9)
+    run = train(split_photos, tmp_path / "run")
+    assert 0.1 * run.test["of"] <= run.test["n"] < run.test["of"] == run.info["counts"]["test"]
+    assert (run.path / "report.html").exists()
+
+
+@pytest.mark.parametrize(("test", "scored"), [(1000, 1000), (4000, 4000), (4001, 2000), (1e5, 1e4)])
+def test_a_test_split_that_would_take_most_of_the_time_is_scored_by_a_sample(test, scored):
+    counting = clock.Clock(time.perf_counter(), 100.0)
+    counting.test = int(test)
+    counting.note_rate(100, 1.0)
+    assert counting.to_score == scored
+    assert counting.after_test < counting.ending < 70 or test > 4001
+
+
+@pytest.mark.usefixtures("ticking")
+def test_where_judging_takes_too_long_some_of_the_validation_pictures_choose(
+    split_photos, tmp_path, weights, monkeypatch
+):
+    """Else a large set's validation features alone would take the minute."""
+    monkeypatch.setattr(story, "SLOW", 1.0)
+    monkeypatch.setattr(story, "JUDGING_SHARE", 1e-9)
+    monkeypatch.setattr(story, "SAMPLE_SHARE", 0.0)
+    monkeypatch.setattr(story, "LEAST_JUDGED", 4)
+    judged = []
+    original = working.prepare
+
+    def watching(pictures, *given, **more):
+        judged.append(pictures.splits["validation"].paths[:])
+        return original(pictures, *given, **more)
+
+    monkeypatch.setattr(working, "prepare", watching)
+    options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
+    run = reslab.train(
+        split_photos, out=tmp_path / "run", minutes=2, fields={"preprocess.size": 32}, **options
+    )
+    assert len(judged) > 1
+    assert all(list(names) == list(judged[0]) for names in judged)
+    assert run.validation["n"] == 4
+    assert run.validation["of"] == run.info["counts"]["validation"] > 4
+    monkeypatch.undo()
+    again = repeat(split_photos, run, tmp_path / "again")
+    assert sha(again) == sha(run)
+    assert again.validation["n"] == 4
+    # The model still knows the whole split as it was carved.
+    whole = reslab.evaluate(run.path, split_photos, split="validation", quiet=True)
+    assert whole.n == run.validation["of"]
+    early, late = load_model(run.best_checkpoint).origin, load_model(run.path).origin
+    assert early.fingerprint == late.fingerprint
+
+
+@pytest.mark.parametrize(("rate", "count"), [(None, 250), (100.0, 250), (4.0, 60), (0.1, 20)])
+def test_the_first_pictures_are_few_where_each_takes_long(rate, count):
+    work = SimpleNamespace(
+        clock=SimpleNamespace(rate=rate, left=50.0),
+        plan=SimpleNamespace(stages=[]),
+        base=SimpleNamespace(
+            pictures=SimpleNamespace(splits={"train": range(3000)}, classes=["a"] * 10)
+        ),
+    )
+    assert ladder._after_head(work).pictures == count
 
 
 def test_without_time_the_report_is_left_out_and_a_run_is_whole(

@@ -1,5 +1,6 @@
 """The time a training has: when it ends, what the ending takes, what a step takes."""
 
+import math
 import time
 from collections import deque
 
@@ -7,10 +8,13 @@ MARGIN = 2.2  # seconds before the time is up by which all is to be done
 HARD = 1.2  # seconds before it at which a command leaves: on a busy machine even that takes time
 SOLVING = 5.0  # seconds that solving a head on some thousand pictures and judging it take
 FILES = 0.7  # seconds that the model, the scores and the predictions take, until measured
-SHOWN = 3.0  # the same of the curves and the report, which are made if there is time
+SHOWN = 2.0  # the same of the curves and the report, which are made if there is time
 CAUTION = 1.3  # times what curves and report took when they were tried
 MAPS = 48  # pictures that pass in the time that 12 explanations take
 SAFETY = 1.15  # times the measured rate of judging; a test split that is then not through is cut
+SCORING_SHARE = 0.4  # of the time that scoring the test split may take
+SAMPLE_SHARE = 0.2  # the same of a sample of it, where all of it would take longer
+LEAST_SCORED = 0.1  # of the test split, below which there is no score
 RECENT = 24  # steps that a pace is measured over
 
 
@@ -24,7 +28,8 @@ class Clock:
 
     began: when the time began to count, by time.perf_counter(). seconds: how long it is. before:
     seconds that were used earlier. test, validation: pictures that are judged at the end.
-    files, curves, report: seconds that these take on this machine.
+    to_learn: seconds there were when the pictures had been read. files, curves, report: seconds
+    that these take on this machine.
     """
 
     def __init__(self, began: float, seconds: float, before: float = 0.0) -> None:
@@ -32,6 +37,7 @@ class Clock:
         self.seconds = seconds
         self.before = before
         self.test = self.validation = 0
+        self.to_learn = seconds
         self.validated = True  # whether the best weights' features of the latter are there
         self.rate: float | None = None
         self.slower = 1.0  # times as slow as the machine was when the rate was measured
@@ -53,13 +59,22 @@ class Clock:
     @property
     def ending(self) -> float:
         """Seconds that scoring what is held out and writing the files will take."""
-        shown = CAUTION * self.slower * (self.curves + self.report + self.maps)
-        return self.leaving + shown + SAFETY * self._scoring
+        return self.leaving + self._shown + SAFETY * self._scoring
+
+    @property
+    def after_test(self) -> float:
+        """Seconds of the ending that come after the test split is scored."""
+        return self.leaving + self._shown + SAFETY * self._judging_again
 
     @property
     def maps(self) -> float:
         """Seconds that it takes to explain some pictures."""
         return MAPS / self.rate if self.rate else 0.0
+
+    def suffices_for(self, pictures: int) -> bool:
+        """Whether there is time to judge so many, if nothing but the least comes after it."""
+        needed = self.slower * pictures / self.rate if self.rate else 0.0
+        return needed < self.left - self.leaving
 
     @property
     def least_ending(self) -> float:
@@ -67,9 +82,25 @@ class Clock:
         return self.leaving + self._scoring
 
     @property
+    def to_score(self) -> int:
+        """How many of the test pictures: all, or a sample where these would take too long."""
+        possible = self.to_learn * self.rate / self.slower if self.rate else math.inf
+        if self.test <= SCORING_SHARE * possible:
+            return self.test
+        return max(int(SAMPLE_SHARE * possible), math.ceil(LEAST_SCORED * self.test))
+
+    @property
     def _scoring(self) -> float:
-        judged = self.test + (0 if self.validated else self.validation)
+        return self._judging_again + (self.slower * self.to_score / self.rate if self.rate else 0.0)
+
+    @property
+    def _judging_again(self) -> float:
+        judged = 0 if self.validated else self.validation
         return self.slower * judged / self.rate if self.rate else 0.0
+
+    @property
+    def _shown(self) -> float:
+        return CAUTION * self.slower * (self.curves + self.report + self.maps)
 
     @property
     def leaving(self) -> float:

@@ -2,10 +2,11 @@
 
 In the order of what a run is worth without: the model, the test score, run.json and the
 predictions; then the curves and the report, if there is time for them. The test split is scored in
-an order of its own, drawn by the seed: where a machine becomes so slow that not all of it can be
-scored, the pictures that were are a fair sample of it, and the score says how many they are.
+an order of its own, drawn by the seed: where the time is too short to score all of it, the
+pictures that were are a fair sample of it, and the score says how many they are.
 """
 
+import math
 import time
 from collections import deque
 from dataclasses import replace
@@ -26,14 +27,13 @@ from reslab.reporting.content import gather
 from reslab.reporting.page import report_page
 from reslab.run.folder import Run
 from reslab.run.looks import note_look
-from reslab.training.anytime.clock import CAUTION, Clock
+from reslab.training.anytime.clock import CAUTION, LEAST_SCORED, Clock
 from reslab.training.anytime.work import EnoughError, Scored, Work, pictures_at_once
 from reslab.training.description import digest_of
 from reslab.training.publishing import note_scores
 from reslab.training.run_files import RUN_FILES, Outcome
 from reslab.training.session import Session
 
-LEAST = 0.1  # of the test split, below which there is no score
 REHEARSED_FROM = 20.0  # seconds of learning, from which on the end is rehearsed
 
 
@@ -87,6 +87,8 @@ def publish_in_time(work: Work, session: Session) -> None:
     if validation is not None:
         found = validation.logits, validation.labels, validation.plain
         results["validation"] = note_scores(outcome, "validation", views, *found)
+        if work.plan.judged is not None:
+            results["validation"] |= {"of": run.info["counts"]["validation"]}
     if test is not None:
         results["test"] = _told(outcome, session, test)
     session.publish_best(outcome.calibration)
@@ -112,6 +114,10 @@ def _scored(work: Work, session: Session, network: nn.Module, split: str) -> Sco
     order = torch.randperm(len(whole), generator=drawn).numpy()
     store = PixelStore(whole.take(order), prepared.preprocessing)
     count = pictures_at_once(prepared.preprocessing.size)
+    # Where not all can be scored anyway, there is to be time for the curves and the report.
+    least = len(whole)
+    if clock is not None and split == "test" and not clock.suffices_for(len(whole)):
+        least = math.ceil(LEAST_SCORED * len(whole))
     parts: list[torch.Tensor] = []
     plain: list[torch.Tensor] = []
     passed: deque[float] = deque(maxlen=4)
@@ -124,11 +130,14 @@ def _scored(work: Work, session: Session, network: nn.Module, split: str) -> Sco
                 plain.append(averaged(network, x, "none").cpu())
             passed.append(time.perf_counter() - last)
             last += passed[-1]
-            if clock is not None and clock.left < clock.leaving + max(passed):
+            if clock is None:
+                continue
+            later = clock.leaving if count * len(parts) < least else clock.after_test
+            if clock.left < later + max(passed):
                 break
     logits = torch.cat(parts)
     # Few classes may be held by the first pictures of the validation split alone.
-    if len(logits) < (len(whole) if split == "validation" else LEAST * len(whole)):
+    if len(logits) < (len(whole) if split == "validation" else LEAST_SCORED * len(whole)):
         return None
     by = np.argsort(order[: len(logits)])
     rows = order[by]
@@ -146,7 +155,7 @@ def _told(outcome: Outcome, session: Session, test: Scored) -> dict[str, Any]:
         scored = pictures.splits | {"test": whole.take(test.rows)}
         outcome.pictures = replace(pictures, splits=scored)
         session.display.warn(
-            f"the machine became too slow to score all {len(whole):,} test pictures in time:"
+            f"the time was too short to score all {len(whole):,} test pictures:"
             f" {len(test.rows):,} of them, drawn by the seed, were"
         )
     return note_scores(outcome, "test", views, test.logits, test.labels, test.plain) | cut

@@ -15,6 +15,7 @@ from reslab.training.preparation import Prepared
 
 MORE = 1.3  # times as many pictures, for which a head is solved again
 GLANCE = 250  # pictures of train that the very first model learns from, where there are many
+GLANCE_SHARE = 0.3  # of the time that these may take
 WORTH = 2.0  # seconds of learning below which a stage is not begun
 WORTH_TOGETHER = 0.5  # the same of the chosen head on all pictures, whose features are there
 CALMER = 0.2  # of the rate, after a training that diverged
@@ -111,12 +112,15 @@ def _after_head(work: Work) -> Stage | None:
     assert clock is not None
     count = len(work.base.pictures.splits["train"])
     if not stages:
-        few = GLANCE if count > 2 * GLANCE else None
+        least, possible = 2 * len(work.base.pictures.classes), GLANCE
+        if clock.rate is not None:
+            possible = int(GLANCE_SHARE * clock.left * clock.rate)
+        few = min(GLANCE, max(least, possible))
         return Stage(
             name="head",
             why="a first model in the shortest time: plain features, a solved head",
             fields=HEAD,
-            pictures=few,
+            pictures=few if count > 2 * few else None,
         )
     whole_heads = (stage for stage in stages if stage.passes is None)
     seen = max((stage.pictures or count for stage in whole_heads), default=0)

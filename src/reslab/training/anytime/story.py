@@ -20,6 +20,7 @@ from reslab.learning.state import DivergedError, Progress
 from reslab.networks.catalogue import OURS
 from reslab.networks.folding import folded
 from reslab.networks.inference import as_input
+from reslab.networks.measuring import measure
 from reslab.networks.model_file import save_model
 from reslab.process import leave_at, refuse_several, tell
 from reslab.recipes.recipe import Recipe, dotted_name
@@ -31,7 +32,7 @@ from reslab.training.anytime.ending import publish_in_time, rehearse
 from reslab.training.anytime.ladder import WHOLE, next_stage
 from reslab.training.anytime.outlook import outlook
 from reslab.training.anytime.plan import PLAN_FILE, Plan
-from reslab.training.anytime.work import EnoughError, Work, chosen_alone
+from reslab.training.anytime.work import EnoughError, Work, chosen_alone, pictures_at_once
 from reslab.training.anytime.working import read_progress, run_stage
 from reslab.training.description import announce
 from reslab.training.preparation import Prepared
@@ -39,6 +40,11 @@ from reslab.training.session import Session
 
 SHORTEST = 0.05  # minutes
 TRIES = 8  # trainings that may diverge, each slower than the one before
+JUDGING_SHARE = 0.2  # of the time that judging once by all validation pictures may take
+SAMPLE_SHARE = 0.1  # the same of a sample of them, where all would take longer
+SLOW = 2e10  # multiply-adds a second of two slow cores, at which it pays to measure the rate first
+LEAST_JUDGED = 50  # validation pictures, whatever time they take
+TOGETHER = 512  # pictures at most, by which the rate of judging is measured
 MEASURED_FROM = 5.0  # minutes, from which on it pays to measure which precision is faster
 _DECIDED = (
     "epochs", "train_from", "head", "views", "features", "checkpoint_every", "patience", "folds",
@@ -164,6 +170,8 @@ def work_by_plan(
         counts = prepared.pictures.counts()
         clock.test, clock.validation = counts["test"], counts["validation"]
     work = Work(run, prepared, device, display, began, plan, clock)
+    if plan.judged is not None:
+        work.judge_by(plan.judged)
     session = _to_end(work)
     announce(run, prepared, display)
     if clock is not None:
@@ -215,8 +223,13 @@ def _take_back(work: Work, session: Session) -> None:
 def _learn(work: Work, session: Session) -> None:
     """The stages that the plan has, then those that there is time for. Raises EnoughError."""
     stages = work.plan.stages
+    if work.clock is not None:
+        work.clock.to_learn = work.clock.left
     if work.clock is not None and work.run.best_checkpoint.exists():  # the run goes on
         _measure(work, work.clock)
+    if work.clock is not None and not stages:
+        _choose_judges(work, work.clock)
+        session.prepared = replace(session.prepared, pictures=work.base.pictures)
     rehearse(work, session)
     for number, stage in enumerate(stages):
         if not stage.done and not stage.diverged:
@@ -227,6 +240,22 @@ def _learn(work: Work, session: Session) -> None:
         work.save_plan()
         _carry_out(work, len(stages) - 1)
         rehearse(work, session)
+
+
+def _choose_judges(work: Work, clock: Clock) -> None:
+    """Let as many validation pictures choose as there is time for, if not all."""
+    count = work.base.pictures.counts()["validation"]
+    seconds = count * measure(work.base.network, work.base.spec).multiply_adds / SLOW
+    if count <= LEAST_JUDGED or seconds < JUDGING_SHARE * clock.left:
+        return
+    _measure(work, clock)
+    possible = clock.left * (clock.rate or 0.0)
+    if count > JUDGING_SHARE * possible:
+        work.judge_by(max(int(SAMPLE_SHARE * possible), LEAST_JUDGED))
+        work.display.say(
+            f"judging    by {work.plan.judged:,} of the {count:,} validation pictures, drawn by the"
+            " seed: there is no time for all"
+        )
 
 
 def _carry_out(work: Work, number: int) -> None:
@@ -254,7 +283,8 @@ def _carry_out(work: Work, number: int) -> None:
 
 def _measure(work: Work, clock: Clock) -> None:
     """Learn the rate of judging by training pictures, where cached features said nothing."""
-    rows = torch.arange(min(32, len(work.base.pixels.samples)))
+    at_once = min(pictures_at_once(work.base.preprocessing.size), TOGETHER)
+    rows = torch.arange(min(at_once, len(work.base.pixels.samples)))
     example = as_input(work.base.pixels.inputs(rows[:1], epoch=0), work.device)
     network = folded(work.base.network, example)  # as the end computes
     for _ in range(2):  # the first pass sets things up

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
@@ -13,6 +13,7 @@ from reslab.features.extraction import TOGETHER
 from reslab.learning.state import Progress
 from reslab.networks.inference import logits_of
 from reslab.networks.model_file import read_tensors
+from reslab.pictures import draws
 from reslab.pictures.batches import Batch
 from reslab.recipes.recipe import Recipe
 from reslab.run.display import Display
@@ -62,6 +63,17 @@ class Work:
     caught: list[int] = field(default_factory=list)
     progress: Progress = field(default_factory=Progress)
     best: Session | None = None
+
+    def judge_by(self, count: int) -> None:
+        """Let so many of the validation pictures choose, drawn by the seed."""
+        splits = self.base.pictures.splits
+        whole = splits["validation"]
+        rows = np.sort(drawn(len(whole), self.base.recipe.seed, "judged")[:count])
+        judged = replace(self.base.pictures, splits=splits | {"validation": whole.take(rows)})
+        self.base = replace(self.base, pictures=judged)
+        self.plan.judged = count
+        if self.clock is not None:
+            self.clock.validation = count
 
     @property
     def over(self) -> bool:
@@ -176,6 +188,12 @@ def chosen_alone(run: Run) -> dict[str, torch.Tensor]:
     """The weights that a head on all began with, without what they said of validation."""
     tensors, _ = read_tensors(run.chosen_checkpoint)
     return {name: of for name, of in tensors.items() if not name.startswith("validation.")}
+
+
+def drawn(count: int, seed: int, what: str) -> np.ndarray:
+    """The order in which so many pictures are drawn for something."""
+    order: np.ndarray = torch.randperm(count, generator=draws.generator(seed, what)).numpy()
+    return order
 
 
 def in_parts(batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -18,14 +18,13 @@ from reslab.learning.pace import Pace
 from reslab.learning.state import DivergedError, Milestone, Progress, Step, reach_milestone
 from reslab.networks.inference import logits_of
 from reslab.networks.model_file import read_tensors, save_model
-from reslab.pictures import draws
 from reslab.pictures.table import Pictures
 from reslab.run.checkpoint import load_checkpoint
 from reslab.run.folder import Run
 from reslab.training.anytime.clock import Clock, StepTimes
 from reslab.training.anytime.ladder import GLANCE, MORE
 from reslab.training.anytime.plan import Stage
-from reslab.training.anytime.work import EnoughError, Work
+from reslab.training.anytime.work import EnoughError, Work, drawn
 from reslab.training.following import followed
 from reslab.training.preparation import Prepared, prepare
 from reslab.training.session import Session
@@ -90,9 +89,10 @@ def _opened(work: Work, stage: Stage, number: int) -> Session:
     """The stage where it begins, with the best weights so far, or where it was stopped."""
     recipe = work.plan.recipe.with_fields(stage.fields)
     prepared = prepare(work.base.pictures, recipe, work.track, held_back=("test",), fill=False)
+    prepared = replace(prepared, fingerprint=work.base.fingerprint)
     if stage.pictures:
         count = len(prepared.pictures.splits["train"])
-        rows = np.sort(_drawn(count, recipe.seed)[: stage.pictures])
+        rows = np.sort(drawn(count, recipe.seed, "some")[: stage.pictures])
         prepared = replace(prepared, pictures=_some(prepared.pictures, rows))
     if work.run.best_checkpoint.exists():
         prepared.network.load_state_dict(work.chosen_weights())
@@ -127,12 +127,6 @@ def _some(pictures: Pictures, rows: np.ndarray) -> Pictures:
     return replace(pictures, splits=pictures.splits | {"train": train.take(rows)})
 
 
-def _drawn(count: int, seed: int) -> np.ndarray:
-    """The order in which so many training pictures are drawn."""
-    order: np.ndarray = torch.randperm(count, generator=draws.generator(seed, "some")).numpy()
-    return order
-
-
 def _with_features(work: Work, session: Session, order: np.ndarray | None = None) -> Prepared:
     """Compute what the frozen part makes of the pictures, as long as there is time.
 
@@ -153,7 +147,7 @@ def _features_in_time(work: Work, session: Session, stage: Stage) -> Prepared:
     whole, seed = work.base.pictures.splits["train"], session.prepared.recipe.seed
     seen = [one.pictures or len(whole) for one in work.plan.stages if one.done]
     # Where the session has some of the pictures, these have rows of their own.
-    order = np.argsort(np.argsort(_drawn(len(whole), seed)[: stage.pictures]))
+    order = np.argsort(np.argsort(drawn(len(whole), seed, "some")[: stage.pictures]))
     # A few at a time as they lie, so that each packed file is not opened for each picture; the
     # very first are few, and any number of them makes a model.
     at_once = GLANCE if seen else 1
