@@ -1,5 +1,6 @@
 """Training by the clock: the time is kept, the best is chosen by validation, a plan repeats."""
 
+import contextlib
 import copy
 import hashlib
 import itertools
@@ -24,7 +25,9 @@ from reslab.learning import loop
 from reslab.learning.pace import Pace
 from reslab.networks.catalogue import NetworkSpec, build_network
 from reslab.networks.model_file import load_model, read_tensors
+from reslab.pictures.data_source import DataSource
 from reslab.recipes.recipe import Recipe
+from reslab.reporting import content
 from reslab.run.folder import Run
 from reslab.run.looks import looks_of
 from reslab.training.anytime import clock, ending, ladder, story, working
@@ -292,7 +295,7 @@ def test_a_head_that_is_cut_off_while_it_is_solved_is_taken_as_it_is(
     training, looks = ladder._trained, []
     monkeypatch.setattr(ladder, "_last_layers", lambda *given: None)
     monkeypatch.setattr(ladder, "_trained", lambda *given: (_ for _ in ()).throw(EnoughError))
-    original = work_.Work.stop_late
+    original = work_.Work.stop_solving
 
     def late(work):
         looks.append(work.clock)
@@ -300,7 +303,7 @@ def test_a_head_that_is_cut_off_while_it_is_solved_is_taken_as_it_is(
             raise EnoughError
         original(work)
 
-    monkeypatch.setattr(work_.Work, "stop_late", late)
+    monkeypatch.setattr(work_.Work, "stop_solving", late)
     options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
     fields = {"preprocess.size": 32}
     out = tmp_path / "run"
@@ -309,7 +312,7 @@ def test_a_head_that_is_cut_off_while_it_is_solved_is_taken_as_it_is(
     assert first["done"]
     assert first["passes"] == 29
     assert first["validation_accuracy"] > 1 / 7
-    monkeypatch.setattr(work_.Work, "stop_late", original)
+    monkeypatch.setattr(work_.Work, "stop_solving", original)
     assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
     monkeypatch.setattr(ladder, "_trained", training)
     ticking.passed = 0.0
@@ -592,16 +595,60 @@ def test_where_all_of_the_test_split_takes_too_long_a_sample_leaves_time_for_the
     monkeypatch.setattr(ending, "REHEARSED_FROM", 1e9)
     run = train(split_photos, tmp_path / "run")
     assert 0.1 * run.test["of"] <= run.test["n"] < run.test["of"] == run.info["counts"]["test"]
-    assert (run.path / "report.html").exists()
+    assert "a sample of 24, drawn by the seed" in (run.path / "report.html").read_text("utf-8")
+    answers = content._answers(run)
+    shown = content._as_answered(answers, DataSource.named(split_photos).read())
+    assert list(shown.splits["test"].paths) == [answer.path for answer in answers]
+    with pytest.raises(InputError, match="in their order"):
+        content._as_answered(answers[::-1], shown)
+    (run.path / "report.html").unlink()
+    reslab.report(run.path)
+    page = (run.path / "report.html").read_text("utf-8")
+    assert "a sample of 24, drawn by the seed" in page
+    assert "The pictures are not where they were" not in page
 
 
-@pytest.mark.parametrize(("test", "scored"), [(1000, 1000), (4000, 4000), (4001, 2000), (1e5, 1e4)])
+@pytest.mark.parametrize(
+    ("test", "scored"), [(1000, 1000), (4000, 4000), (4001, 2000), (1e5, 2000)]
+)
 def test_a_test_split_that_would_take_most_of_the_time_is_scored_by_a_sample(test, scored):
     counting = clock.Clock(time.perf_counter(), 100.0)
     counting.test = int(test)
     counting.note_rate(100, 1.0)
     assert counting.to_score == scored
-    assert counting.after_test < counting.ending < 70 or test > 4001
+    assert counting.after_test < counting.ending < 70
+
+
+@pytest.mark.usefixtures("ticking")
+def test_time_is_kept_for_the_very_first_head_to_be_solved(
+    split_photos, tmp_path, weights, monkeypatch, ticking
+):
+    """What ends its features must not end its solving too."""
+    monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "cache"))
+    original, passes = working.Work.stopping, []
+
+    def slow(work, recipe):
+        stop = original(work, recipe)
+
+        def late():
+            passes.append(work)
+            if len(passes) == 2:
+                ticking.pass_by(work.clock.left - work.clock.leaving - 4)
+            stop()
+
+        return late
+
+    monkeypatch.setattr(working.Work, "stopping", slow)
+    options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
+    with contextlib.suppress(InputError):  # there may be no time for a score
+        reslab.train(
+            split_photos, out=tmp_path / "run", minutes=MINUTES,
+            fields={"preprocess.size": 32, "precision": "fp32"}, **options,
+        )  # fmt: skip
+    (only,) = Plan.load(tmp_path / "run" / "plan.toml").stages
+    assert only.done
+    assert 0 < only.pictures <= 32
+    assert load_model(tmp_path / "run")
 
 
 @pytest.mark.usefixtures("ticking")

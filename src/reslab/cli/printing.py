@@ -53,8 +53,10 @@ def print_predicted(found: Any) -> None:
 
 def print_score(what: str, score: dict[str, Any]) -> None:
     low, high = score["accuracy_interval"]
+    sample = f", a sample of {score['of']:,}" if "of" in score else ""
     print(
-        f"{what:10}  accuracy {score['accuracy']:.2%} ({score['correct']:,} of {score['n']:,};"
+        f"{what:10}  accuracy {score['accuracy']:.2%}"
+        f" ({score['correct']:,} of {score['n']:,}{sample};"
         f" 95 % interval {low:.2%} to {high:.2%}), loss {score['loss']:.4f}"
     )
 

@@ -1,5 +1,6 @@
 """A network's layers, shapes, parameters and operations."""
 
+import copy
 import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -67,11 +68,13 @@ def measure(network: nn.Module, spec: NetworkSpec, *, head_only: bool = False) -
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
-            found = summary(network, input_size=shape, verbose=0, device="cpu", mode="eval")
+            # torchinfo moves what it is given, which may stand on another device.
+            copied = copy.deepcopy(network)
+            found = summary(copied, input_size=shape, verbose=0, device="cpu", mode="eval")
         except RuntimeError:
             height, width = spec.size
             raise InputError(f"{spec.name} takes no input of {height}x{width}") from None
-    names = {id(module): name for name, module in network.named_modules()}
+    names = {id(module): name for name, module in copied.named_modules()}
     layers = tuple(
         Layer(
             name=names[layer.layer_id],

@@ -5,7 +5,7 @@ has the report of one that never was; but what a training by the clock did with 
 """
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -159,7 +159,7 @@ def gather(run: Run, pictures: Pictures | None, *, maps: bool = True) -> Content
     has_maps = True
     if pictures is not None:
         try:
-            _refuse_another_order(answers, pictures)
+            pictures = _as_answered(answers, pictures)
             samples = _samples(pictures, model)
             mistakes, has_maps = _mistakes(pictures, answers, model, maps=maps)
         except InputError:  # a file is gone: what was measured can be told all the same.
@@ -182,10 +182,25 @@ def gather(run: Run, pictures: Pictures | None, *, maps: bool = True) -> Content
     )
 
 
-def _refuse_another_order(answers: list[Answer], pictures: Pictures) -> None:
-    """Raise InputError if a table that was sorted since would show other pictures than it names."""
-    if answers and [answer.path for answer in answers] != list(pictures.splits["test"].paths):
+def _as_answered(answers: list[Answer], pictures: Pictures) -> Pictures:
+    """The pictures with those of the test split that were scored, which may be a sample of it.
+
+    Raises InputError if a table that was sorted since would show other pictures than it names.
+    """
+    if not answers:
+        return pictures
+    whole = pictures.splits["test"]
+    left = iter(answers)
+    wanted, rows = next(left, None), []
+    for row, path in enumerate(whole.paths):
+        if wanted is not None and path == wanted.path:
+            rows.append(row)
+            wanted = next(left, None)
+    if wanted is not None:
         raise InputError("predictions.csv does not name the test pictures in their order")
+    if len(rows) == len(whole):
+        return pictures
+    return replace(pictures, splits=pictures.splits | {"test": whole.take(np.array(rows))})
 
 
 def command_of(

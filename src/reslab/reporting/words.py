@@ -19,6 +19,10 @@ _TEXTS: dict[str, tuple[str, str]] = CHECK_TEXTS | {
         "Of {n} test pictures that it had never seen, the network named {correct} correctly.",
         "在 {n} 张从未见过的测试图片中，网络认对了 {correct} 张。",
     ),
+    "result_sample": (
+        "They are a sample of {of}, drawn by the seed: there was no time for all.",
+        "它们是从 {of} 张中按种子抽取的样本：没有时间评判全部。",
+    ),
     "result_interval": (
         "On other pictures of the same kind, expect between {low} and {high} (95 % interval).",
         "对同类的其他图片，可以预期 {low} 到 {high}（95 % 置信区间）。",

@@ -120,11 +120,11 @@ def _compute_each(
         both = {name: (*of, *held_out.get(name, ())) for name, of in trained.items()}
         wanted = held_out | {name: tuple(dict.fromkeys(of)) for name, of in both.items()}
         return _compute(features, prepared, wanted, display, stop, order)
+    # First: without what judges them, those that train are of no use where the time is up.
+    before = _compute(exact, prepared, held_out, display, stop) if held_out else {}
     report = _compute(features, prepared, trained, display, stop, order)
-    if held_out:
-        more = _compute(exact, prepared, held_out, display, stop)
-        for name in ("computed", "known", "damaged", "seconds"):
-            report[name] += more[name]
+    for name in ("computed", "known", "damaged", "seconds"):
+        report[name] += before.get(name, 0)
     return report
 
 
@@ -232,10 +232,11 @@ def solved_path(
 
 
 def start_from_solved_head(
-    prepared: Prepared, device: str, display: Display, stop: Stop
+    prepared: Prepared, device: str, display: Display, stop: Stop, solving: Stop | None = None
 ) -> dict[str, Any]:
     """Give the network the head that logistic regression finds, before more of it trains.
 
+    `stop` may raise while features are computed; `solving` while the head is solved, if not `stop`.
     Returns a report of the features, and of the strength that was chosen.
     """
     splits = prepared.pictures.splits
@@ -253,7 +254,7 @@ def start_from_solved_head(
         samples = splits["validation"]
         rows = torch.arange(len(samples))
         validation = exact.take(samples, EVALUATION, rows), torch.from_numpy(samples.labels)
-    report["strength"] = best_head(only_linear(parts.after), problem, validation, stop)
+    report["strength"] = best_head(only_linear(parts.after), problem, validation, solving or stop)
     return report
 
 

@@ -14,13 +14,19 @@ MAPS = 48  # pictures that pass in the time that 12 explanations take
 SAFETY = 1.15  # times the measured rate of judging; a test split that is then not through is cut
 SCORING_SHARE = 0.4  # of the time that scoring the test split may take
 SAMPLE_SHARE = 0.2  # the same of a sample of it, where all of it would take longer
-LEAST_SCORED = 0.1  # of the test split, below which there is no score
+LEAST_SCORED = 0.1, 400  # of the test split, and pictures; with less of both there is no score
 RECENT = 24  # steps that a pace is measured over
 
 
 def before_the_end(of: float, seconds: float) -> float:
     """How long before the time is up, which is `seconds`: less where there is hardly any."""
     return min(of, seconds * of / 25)
+
+
+def least_scored(pictures: int) -> int:
+    """How many pictures of a split with so many must be scored for there to be a score."""
+    share, most = LEAST_SCORED
+    return min(most, math.ceil(share * pictures))
 
 
 class Clock:
@@ -74,7 +80,7 @@ class Clock:
     def suffices_for(self, pictures: int) -> bool:
         """Whether there is time to judge so many, if nothing but the least comes after it."""
         needed = self.slower * pictures / self.rate if self.rate else 0.0
-        return needed < self.left - self.leaving
+        return needed + self._judging_again < self.left - self.leaving
 
     @property
     def least_ending(self) -> float:
@@ -87,7 +93,7 @@ class Clock:
         possible = self.to_learn * self.rate / self.slower if self.rate else math.inf
         if self.test <= SCORING_SHARE * possible:
             return self.test
-        return max(int(SAMPLE_SHARE * possible), math.ceil(LEAST_SCORED * self.test))
+        return max(int(SAMPLE_SHARE * possible), least_scored(self.test))
 
     @property
     def _scoring(self) -> float:

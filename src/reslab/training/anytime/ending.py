@@ -6,7 +6,6 @@ an order of its own, drawn by the seed: where the time is too short to score all
 pictures that were are a fair sample of it, and the score says how many they are.
 """
 
-import math
 import time
 from collections import deque
 from dataclasses import replace
@@ -27,7 +26,7 @@ from reslab.reporting.content import gather
 from reslab.reporting.page import report_page
 from reslab.run.folder import Run
 from reslab.run.looks import note_look
-from reslab.training.anytime.clock import CAUTION, LEAST_SCORED, Clock
+from reslab.training.anytime.clock import CAUTION, Clock, least_scored
 from reslab.training.anytime.work import EnoughError, Scored, Work, pictures_at_once
 from reslab.training.description import digest_of
 from reslab.training.publishing import note_scores
@@ -83,6 +82,11 @@ def publish_in_time(work: Work, session: Session) -> None:
             raise EnoughError
     if "validation" in prepared.evaluation:
         validation = validation or _scored(work, session, network, "validation")
+        if validation is None:
+            outcome.problems.append(
+                "the time was too short to judge the best weights by the validation pictures again:"
+                " no validation score is kept, and the model's probabilities are not calibrated"
+            )
     views = prepared.recipe.averaging
     if validation is not None:
         found = validation.logits, validation.labels, validation.plain
@@ -117,7 +121,7 @@ def _scored(work: Work, session: Session, network: nn.Module, split: str) -> Sco
     # Where not all can be scored anyway, there is to be time for the curves and the report.
     least = len(whole)
     if clock is not None and split == "test" and not clock.suffices_for(len(whole)):
-        least = math.ceil(LEAST_SCORED * len(whole))
+        least = least_scored(len(whole))
     parts: list[torch.Tensor] = []
     plain: list[torch.Tensor] = []
     passed: deque[float] = deque(maxlen=4)
@@ -137,7 +141,7 @@ def _scored(work: Work, session: Session, network: nn.Module, split: str) -> Sco
                 break
     logits = torch.cat(parts)
     # Few classes may be held by the first pictures of the validation split alone.
-    if len(logits) < (len(whole) if split == "validation" else LEAST_SCORED * len(whole)):
+    if len(logits) < (len(whole) if split == "validation" else least_scored(len(whole))):
         return None
     by = np.argsort(order[: len(logits)])
     rows = order[by]

@@ -130,7 +130,8 @@ def _after_head(work: Work) -> Stage | None:
     precision, gain = work.features_precision
     possible = int(count * share * passes * gain)
     if all(stage.fields.get("train_from") == "head" for stage in stages) and seen < count:
-        wanted = min(count, seen + possible)
+        known = max(stage.pictures or count for stage in stages)
+        wanted = min(count, max(seen + possible, known))
         if wanted > MORE * seen:
             return Stage(
                 name="head",

@@ -239,14 +239,17 @@ def _learn(work: Work, session: Session) -> None:
         stages.append(found)
         work.save_plan()
         _carry_out(work, len(stages) - 1)
+        work.stop()
         rehearse(work, session)
 
 
 def _choose_judges(work: Work, clock: Clock) -> None:
     """Let as many validation pictures choose as there is time for, if not all."""
     count = work.base.pictures.counts()["validation"]
+    if count <= LEAST_JUDGED or work.plan.judged is not None:
+        return
     seconds = count * measure(work.base.network, work.base.spec).multiply_adds / SLOW
-    if count <= LEAST_JUDGED or seconds < JUDGING_SHARE * clock.left:
+    if seconds < JUDGING_SHARE * clock.left:
         return
     _measure(work, clock)
     possible = clock.left * (clock.rate or 0.0)

@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 
+from reslab.errors import InputError
 from reslab.features.extraction import TOGETHER
 from reslab.learning.state import Progress
 from reslab.networks.inference import logits_of
@@ -67,7 +68,13 @@ class Work:
     def judge_by(self, count: int) -> None:
         """Let so many of the validation pictures choose, drawn by the seed."""
         splits = self.base.pictures.splits
+        if "validation" not in splits:
+            raise InputError(
+                f"the plan chose by {count:,} validation pictures, and"
+                f" {self.base.pictures.name} has none"
+            )
         whole = splits["validation"]
+        count = min(count, len(whole))
         rows = np.sort(drawn(len(whole), self.base.recipe.seed, "judged")[:count])
         judged = replace(self.base.pictures, splits=splits | {"validation": whole.take(rows)})
         self.base = replace(self.base, pictures=judged)
@@ -98,10 +105,23 @@ class Work:
         if self.caught or self.short_of(lambda clock: clock.least_ending):
             raise EnoughError
 
-    def stop_to_solve(self) -> None:
-        """As `stop_late`, in time for a head to be solved on what there is."""
-        if self.caught or self.short_of(lambda clock: clock.least_ending + clock.solving):
+    def stop_solving(self) -> None:
+        """As `stop_late`, in time for what was solved to be judged and kept."""
+        if self.caught or self._short_after(lambda clock: clock.leaving):
             raise EnoughError
+
+    def stop_to_solve(self) -> None:
+        """As `stop_solving`, in time for a head to be solved on what there is."""
+        if self.caught or self._short_after(lambda clock: clock.leaving + clock.solving):
+            raise EnoughError
+
+    def _short_after(self, this: Callable[[Clock], float]) -> bool:
+        """Whether no more time is left than the end takes at least, after this."""
+        if self.clock is None:
+            return False
+        begun = self.run.best_checkpoint.exists()
+        least = self.clock.least_ending if begun else self.clock.leaving
+        return self.clock.left <= least + this(self.clock)
 
     @cached_property
     def features_precision(self) -> tuple[str, float]:

@@ -162,7 +162,7 @@ def _features_in_time(work: Work, session: Session, stage: Stage) -> Prepared:
         count = known_from_first(session.prepared, session.device, order)
         if count < len(order):
             count -= count % at_once
-        if count <= (MORE * max(seen) if seen else len(work.base.pictures.classes)):
+        if count <= (MORE * max(seen) if seen else 0):
             raise
     if count < len(order):
         stage.pictures = count
@@ -180,7 +180,9 @@ def _solve(work: Work, session: Session, stage: Stage) -> None:
     started = time.perf_counter()
     prepared, display = _features_in_time(work, session, stage), session.display
     passes = _Passes(work, stage)
-    found = start_from_solved_head(prepared, session.device, display, passes.stop)
+    found = start_from_solved_head(
+        prepared, session.device, display, work.stop_late, solving=passes.stop
+    )
     stage.strength, stage.passes = found["strength"], passes.cut_after
     if stage.passes is not None:
         display.say(f"head       cut off after {stage.passes:,} passes: taken as it was then")
@@ -206,7 +208,7 @@ class _Passes:
     def stop(self) -> None:
         """Raise CutOffError if no more passes are to be; EnoughError if there was none yet."""
         try:
-            self._work.stop_late()
+            self._work.stop_solving()
         except EnoughError:
             if self._work.clock is None or not self._count:
                 raise
