@@ -30,7 +30,7 @@ from reslab.recipes.recipe import Recipe
 from reslab.reporting import content
 from reslab.run.folder import Run
 from reslab.run.looks import looks_of
-from reslab.training.anytime import clock, ending, ladder, story, working
+from reslab.training.anytime import clock, ending, judges, ladder, steering, story, working
 from reslab.training.anytime import work as work_
 from reslab.training.anytime.outlook import outlook
 from reslab.training.anytime.plan import Plan, Stage
@@ -61,7 +61,7 @@ class Ticking:
 @pytest.fixture
 def ticking(monkeypatch):
     found = Ticking()
-    for module in (clock, work_, working, story):
+    for module in (clock, work_, working, story, steering, judges):
         monkeypatch.setattr(module, "time", found)
     return found
 
@@ -218,7 +218,7 @@ def test_a_stopped_run_goes_on_and_its_plan_still_repeats(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(working, "train_epochs", stopping)
-    monkeypatch.setattr(working, "SAVE_EVERY", 0)  # so that it is stopped within an epoch
+    monkeypatch.setattr(steering, "SAVE_EVERY", 0)  # so that it is stopped within an epoch
     with pytest.raises(KeyboardInterrupt):
         train(split_photos, tmp_path / "run", seed=4)
     monkeypatch.setattr(working, "train_epochs", original)
@@ -481,13 +481,13 @@ def test_where_features_said_nothing_judging_is_timed_as_the_end_computes(monkey
     def unfolded(x):
         raise AssertionError("the end computes folded")
 
-    monkeypatch.setattr(story, "folded", lambda network, example: nn.Identity())
+    monkeypatch.setattr(judges, "folded", lambda network, example: nn.Identity())
     pixels = SimpleNamespace(samples=range(40), inputs=lambda rows, epoch: torch.zeros(len(rows)))
     preprocessing = SimpleNamespace(size=(150, 150))
     base = SimpleNamespace(pixels=pixels, network=unfolded, preprocessing=preprocessing)
     noted = []
     told = SimpleNamespace(note_rate=lambda count, seconds: noted.append(count))
-    story._measure(SimpleNamespace(base=base, device="cpu"), told)
+    judges.measure_rate(SimpleNamespace(base=base, device="cpu"), told)
     assert noted[-1] == 35
 
 
@@ -656,10 +656,10 @@ def test_where_judging_takes_too_long_some_of_the_validation_pictures_choose(
     split_photos, tmp_path, weights, monkeypatch
 ):
     """Else a large set's validation features alone would take the minute."""
-    monkeypatch.setattr(story, "SLOW", 1.0)
-    monkeypatch.setattr(story, "JUDGING_SHARE", 1e-9)
-    monkeypatch.setattr(story, "SAMPLE_SHARE", 0.0)
-    monkeypatch.setattr(story, "LEAST_JUDGED", 4)
+    monkeypatch.setattr(judges, "SLOW", 1.0)
+    monkeypatch.setattr(judges, "JUDGING_SHARE", 1e-9)
+    monkeypatch.setattr(judges, "SAMPLE_SHARE", 0.0)
+    monkeypatch.setattr(judges, "LEAST_JUDGED", 4)
     judged = []
     original = working.prepare
 

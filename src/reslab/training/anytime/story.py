@@ -4,7 +4,6 @@ import os
 import platform
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -13,14 +12,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from reslab.errors import InputError, InterruptedRunError
 from reslab.learning.state import DivergedError, Progress
 from reslab.networks.catalogue import OURS
-from reslab.networks.folding import folded
-from reslab.networks.inference import as_input
-from reslab.networks.measuring import measure
 from reslab.networks.model_file import save_model
 from reslab.process import leave_at, refuse_several, tell
 from reslab.recipes.recipe import Recipe, dotted_name
@@ -29,10 +23,11 @@ from reslab.run.folder import Run
 from reslab.run.interruption import catching_signals
 from reslab.training.anytime.clock import HARD, Clock, before_the_end
 from reslab.training.anytime.ending import publish_in_time, rehearse
+from reslab.training.anytime.judges import choose_judges, measure_rate
 from reslab.training.anytime.ladder import WHOLE, next_stage
 from reslab.training.anytime.outlook import outlook
 from reslab.training.anytime.plan import PLAN_FILE, Plan
-from reslab.training.anytime.work import EnoughError, Work, chosen_alone, pictures_at_once
+from reslab.training.anytime.work import EnoughError, Work, chosen_alone
 from reslab.training.anytime.working import read_progress, run_stage
 from reslab.training.description import announce
 from reslab.training.preparation import Prepared
@@ -40,11 +35,6 @@ from reslab.training.session import Session
 
 SHORTEST = 0.05  # minutes
 TRIES = 8  # trainings that may diverge, each slower than the one before
-JUDGING_SHARE = 0.2  # of the time that judging once by all validation pictures may take
-SAMPLE_SHARE = 0.1  # the same of a sample of them, where all would take longer
-SLOW = 2e10  # multiply-adds a second of two slow cores, at which it pays to measure the rate first
-LEAST_JUDGED = 50  # validation pictures, whatever time they take
-TOGETHER = 512  # pictures at most, by which the rate of judging is measured
 MEASURED_FROM = 5.0  # minutes, from which on it pays to measure which precision is faster
 _DECIDED = (
     "epochs", "train_from", "head", "views", "features", "checkpoint_every", "patience", "folds",
@@ -226,9 +216,9 @@ def _learn(work: Work, session: Session) -> None:
     if work.clock is not None:
         work.clock.to_learn = work.clock.left
     if work.clock is not None and work.run.best_checkpoint.exists():  # the run goes on
-        _measure(work, work.clock)
+        measure_rate(work, work.clock)
     if work.clock is not None and not stages:
-        _choose_judges(work, work.clock)
+        choose_judges(work, work.clock)
         session.prepared = replace(session.prepared, pictures=work.base.pictures)
     rehearse(work, session)
     for number, stage in enumerate(stages):
@@ -241,24 +231,6 @@ def _learn(work: Work, session: Session) -> None:
         _carry_out(work, len(stages) - 1)
         work.stop()
         rehearse(work, session)
-
-
-def _choose_judges(work: Work, clock: Clock) -> None:
-    """Let as many validation pictures choose as there is time for, if not all."""
-    count = work.base.pictures.counts()["validation"]
-    if count <= LEAST_JUDGED or work.plan.judged is not None:
-        return
-    seconds = count * measure(work.base.network, work.base.spec).multiply_adds / SLOW
-    if seconds < JUDGING_SHARE * clock.left:
-        return
-    _measure(work, clock)
-    possible = clock.left * (clock.rate or 0.0)
-    if count > JUDGING_SHARE * possible:
-        work.judge_by(max(int(SAMPLE_SHARE * possible), LEAST_JUDGED))
-        work.display.say(
-            f"judging    by {work.plan.judged:,} of the {count:,} validation pictures, drawn by the"
-            " seed: there is no time for all"
-        )
 
 
 def _carry_out(work: Work, number: int) -> None:
@@ -277,25 +249,11 @@ def _carry_out(work: Work, number: int) -> None:
         work.display.warn(f"{error}; again from the best so far, more slowly")
         return
     if work.clock is not None and work.clock.rate is None:
-        _measure(work, work.clock)
+        measure_rate(work, work.clock)
     gained = ""
     if stage.validation_accuracy is not None and stage.gain is not None:
         gained = f", validation {stage.validation_accuracy:.2%} ({stage.gain:+.2%})"
     say(f"stage {number}    {stage.name}: {stage.seconds:.1f} s{gained}")
-
-
-def _measure(work: Work, clock: Clock) -> None:
-    """Learn the rate of judging by training pictures, where cached features said nothing."""
-    at_once = min(pictures_at_once(work.base.preprocessing.size), TOGETHER)
-    rows = torch.arange(min(at_once, len(work.base.pixels.samples)))
-    example = as_input(work.base.pixels.inputs(rows[:1], epoch=0), work.device)
-    network = folded(work.base.network, example)  # as the end computes
-    for _ in range(2):  # the first pass sets things up
-        started = time.perf_counter()
-        x = work.base.pixels.inputs(rows, epoch=0)
-        with torch.inference_mode():
-            network(as_input(x, work.device))
-        clock.note_rate(len(rows), time.perf_counter() - started)
 
 
 def _to_end(work: Work) -> Session:
