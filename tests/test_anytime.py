@@ -61,7 +61,7 @@ class Ticking:
 @pytest.fixture
 def ticking(monkeypatch):
     found = Ticking()
-    for module in (clock, work_, working, story, steering, judges):
+    for module in (clock, work_, working, steering, judges):
         monkeypatch.setattr(module, "time", found)
     return found
 
