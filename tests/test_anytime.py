@@ -588,7 +588,7 @@ def test_where_all_of_the_test_split_takes_too_long_a_sample_leaves_time_for_the
 
     monkeypatch.setattr(ending, "averaged", slow)
     monkeypatch.setattr(ending, "pictures_at_once", lambda size: 3)
-    monkeypatch.setattr(clock.Clock, "suffices_for", lambda *given: False)
+    monkeypatch.setattr(clock.Clock, "to_score", 3)
     monkeypatch.setattr(clock.Clock, "_judging_again", 12.0)
     monkeypatch.setattr(clock.Clock, "_scoring", 27.0)  # the test split takes twice the rest of it
     monkeypatch.setattr(clock, "SHOWN", 6.0)

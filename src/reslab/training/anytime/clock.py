@@ -77,11 +77,6 @@ class Clock:
         """Seconds that it takes to explain some pictures."""
         return MAPS / self.rate if self.rate else 0.0
 
-    def suffices_for(self, pictures: int) -> bool:
-        """Whether there is time to judge so many, if nothing but the least comes after it."""
-        needed = self.slower * pictures / self.rate if self.rate else 0.0
-        return needed + self._judging_again < self.left - self.leaving
-
     @property
     def least_ending(self) -> float:
         """What the ending takes if all goes well."""

@@ -120,7 +120,7 @@ def _scored(work: Work, session: Session, network: nn.Module, split: str) -> Sco
     count = pictures_at_once(prepared.preprocessing.size)
     # Where not all can be scored anyway, there is to be time for the curves and the report.
     least = len(whole)
-    if clock is not None and split == "test" and not clock.suffices_for(len(whole)):
+    if clock is not None and split == "test" and clock.to_score < len(whole):
         least = least_scored(len(whole))
     parts: list[torch.Tensor] = []
     plain: list[torch.Tensor] = []
