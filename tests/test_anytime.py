@@ -558,15 +558,20 @@ def test_a_machine_too_slow_for_a_score_still_gives_a_model(split_photos, tmp_pa
     assert load_model(tmp_path / "second")
 
 
-def test_a_test_split_that_cannot_be_scored_in_time_is_cut(
-    split_photos, tmp_path, monkeypatch, ticking
-):
+@pytest.fixture
+def scoring_slowly(monkeypatch, ticking):
+    """3 s for 3 pictures."""
+
     def slow(network, x, averaging):
         ticking.pass_by(3)
         return network(x)
 
     monkeypatch.setattr(ending, "averaged", slow)
     monkeypatch.setattr(ending, "pictures_at_once", lambda size: 3)
+
+
+@pytest.mark.usefixtures("scoring_slowly")
+def test_a_test_split_that_cannot_be_scored_in_time_is_cut(split_photos, tmp_path):
     run = train(split_photos, tmp_path / "run")
     assert run.finished
     whole = run.info["counts"]["test"]
@@ -579,15 +584,10 @@ def test_a_test_split_that_cannot_be_scored_in_time_is_cut(
     assert [look["pictures"] for look in looks_of(run.path)] == [whole]
 
 
+@pytest.mark.usefixtures("scoring_slowly")
 def test_where_all_of_the_test_split_takes_too_long_a_sample_leaves_time_for_the_report(
-    split_photos, tmp_path, monkeypatch, ticking
+    split_photos, tmp_path, monkeypatch
 ):
-    def slow(network, x, averaging):
-        ticking.pass_by(3)
-        return network(x)
-
-    monkeypatch.setattr(ending, "averaged", slow)
-    monkeypatch.setattr(ending, "pictures_at_once", lambda size: 3)
     monkeypatch.setattr(clock.Clock, "to_score", 3)
     monkeypatch.setattr(clock.Clock, "_judging_again", 12.0)
     monkeypatch.setattr(clock.Clock, "_scoring", 27.0)  # the test split takes twice the rest of it
@@ -653,7 +653,7 @@ def test_time_is_kept_for_the_very_first_head_to_be_solved(
 
 @pytest.mark.usefixtures("ticking")
 def test_where_judging_takes_too_long_some_of_the_validation_pictures_choose(
-    split_photos, tmp_path, weights, monkeypatch
+    split_photos, tmp_path, weights, monkeypatch, capsys
 ):
     """Else a large set's validation features alone would take the minute."""
     monkeypatch.setattr(judges, "SLOW", 1.0)
@@ -677,9 +677,10 @@ def test_where_judging_takes_too_long_some_of_the_validation_pictures_choose(
     assert run.validation["n"] == 4
     assert run.validation["of"] == run.info["counts"]["validation"] > 4
     monkeypatch.undo()
-    again = repeat(split_photos, run, tmp_path / "again")
+    again = reslab.train(split_photos, plan=run.path / "plan.toml", out=tmp_path / "again")
     assert sha(again) == sha(run)
     assert again.validation["n"] == 4
+    assert "judging    by 4 of the " in "".join(capsys.readouterr())  # a repeat says it too
     # The model still knows the whole split as it was carved.
     whole = reslab.evaluate(run.path, split_photos, split="validation", quiet=True)
     assert whole.n == run.validation["of"]

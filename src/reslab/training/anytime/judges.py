@@ -29,16 +29,13 @@ def choose_judges(work: Work, clock: Clock) -> None:
     possible = clock.left * (clock.rate or 0.0)
     if count > JUDGING_SHARE * possible:
         work.judge_by(max(int(SAMPLE_SHARE * possible), LEAST_JUDGED))
-        work.display.say(
-            f"judging    by {work.plan.judged:,} of the {count:,} validation pictures, drawn by the"
-            " seed: there is no time for all"
-        )
 
 
 def measure_rate(work: Work, clock: Clock) -> None:
     """Learn the rate of judging by training pictures, where cached features said nothing."""
     at_once = min(pictures_at_once(work.base.preprocessing.size), TOGETHER)
-    rows = torch.arange(min(at_once, len(work.base.pixels.samples)))
+    count = len(work.base.pixels.samples)
+    rows = torch.arange(min(at_once, count))
     example = as_input(work.base.pixels.inputs(rows[:1], epoch=0), work.device)
     network = folded(work.base.network, example)  # as the end computes
     for _ in range(2):  # the first pass sets things up
@@ -47,3 +44,4 @@ def measure_rate(work: Work, clock: Clock) -> None:
         with torch.inference_mode():
             network(as_input(x, work.device))
         clock.note_rate(len(rows), time.perf_counter() - started)
+        rows = (rows + len(rows)) % count  # the same ones are in memory now

@@ -79,6 +79,10 @@ class Work:
         judged = replace(self.base.pictures, splits=splits | {"validation": whole.take(rows)})
         self.base = replace(self.base, pictures=judged)
         self.plan.judged = count
+        self.display.say(
+            f"judging    by {count:,} of the {len(whole):,} validation pictures, drawn by the seed:"
+            " there is no time for all"
+        )
         if self.clock is not None:
             self.clock.validation = count
 
@@ -86,13 +90,16 @@ class Work:
     def over(self) -> bool:
         return bool(self.caught) or self.short_of(lambda clock: clock.ending)
 
-    def short_of(self, ending: Callable[[Clock], float]) -> bool:
-        """Whether no more time is left than the end takes."""
+    def short_of(
+        self, ending: Callable[[Clock], float], before: Callable[[Clock], float] = lambda _: 0.0
+    ) -> bool:
+        """Whether no more time is left than the end takes, and what is to come before it."""
         if self.clock is None:
             return False
         # A model without a score is better than none.
         begun = self.run.best_checkpoint.exists()
-        return self.clock.left <= (ending(self.clock) if begun else self.clock.leaving)
+        needed = ending(self.clock) if begun else self.clock.leaving
+        return self.clock.left <= needed + before(self.clock)
 
     def stop(self) -> None:
         """Raise EnoughError if nothing more is to be learned."""
@@ -107,21 +114,17 @@ class Work:
 
     def stop_solving(self) -> None:
         """As `stop_late`, in time for what was solved to be judged and kept."""
-        if self.caught or self._short_after(lambda clock: clock.leaving):
+        if self.caught or self.short_of(
+            lambda clock: clock.least_ending, lambda clock: clock.leaving
+        ):
             raise EnoughError
 
     def stop_to_solve(self) -> None:
         """As `stop_solving`, in time for a head to be solved on what there is."""
-        if self.caught or self._short_after(lambda clock: clock.leaving + clock.solving):
+        if self.caught or self.short_of(
+            lambda clock: clock.least_ending, lambda clock: clock.leaving + clock.solving
+        ):
             raise EnoughError
-
-    def _short_after(self, this: Callable[[Clock], float]) -> bool:
-        """Whether no more time is left than the end takes at least, after this."""
-        if self.clock is None:
-            return False
-        begun = self.run.best_checkpoint.exists()
-        least = self.clock.least_ending if begun else self.clock.leaving
-        return self.clock.left <= least + this(self.clock)
 
     @cached_property
     def features_precision(self) -> tuple[str, float]:
