@@ -70,7 +70,7 @@ def timm_way(data: Path, minutes: float) -> list[tuple[str, str]]:
 def fastai_way(data: Path, minutes: float) -> list[tuple[str, str]]:
     """vision_learner and fine_tune: an epoch of the head, then all layers, at fastai's rates."""
     warnings.filterwarnings("ignore")
-    from fastai.vision import all as fv  # type: ignore[import-not-found]
+    from fastai.vision import all as fv
     from safetensors.torch import load_file
 
     def listed(name: str) -> tuple[list[Path], list[str]]:
@@ -91,7 +91,7 @@ def fastai_way(data: Path, minutes: float) -> list[tuple[str, str]]:
         found.model[0].model.load_state_dict(weights, strict=False)
         return found
 
-    class Until(fv.Callback):  # type: ignore[misc]
+    class Until(fv.Callback):
         """Ends the training at a moment."""
 
         def __init__(self, moment: float) -> None:

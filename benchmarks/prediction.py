@@ -79,7 +79,7 @@ def main() -> None:
 
         how = create_transform((3, 224, 224), interpolation="bilinear", crop_pct=0.875)
 
-        class Photos(torch.utils.data.Dataset):  # type: ignore[type-arg]
+        class Photos(torch.utils.data.Dataset):
             def __len__(self) -> int:
                 return len(paths)
 

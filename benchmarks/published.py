@@ -61,7 +61,7 @@ class InMemory(Dataset[tuple[torch.Tensor, int]]):
         return self.transform(picture), label
 
 
-def published_data(name: str, work: Path) -> tuple[Dataset, Dataset]:  # type: ignore[type-arg]
+def published_data(name: str, work: Path) -> tuple[Dataset, Dataset]:
     """(training set, test set) as the publication reads them."""
     if name.startswith("mnist"):
         norm = [] if name == "mnist-resblock" else [T.Normalize((0.1307,), (0.3081,))]
@@ -92,7 +92,7 @@ def as_published(name: str, network: nn.Sequential) -> nn.Sequential:
 
 def plain_steps(
     network: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader
-) -> Iterator[int]:  # type: ignore[type-arg]
+) -> Iterator[int]:
     network.train()
     for x, labels in loader:
         optimizer.zero_grad()
@@ -102,7 +102,7 @@ def plain_steps(
         yield len(labels)
 
 
-def plain_accuracy(network: nn.Module, data: Dataset, size: int) -> float:  # type: ignore[type-arg]
+def plain_accuracy(network: nn.Module, data: Dataset, size: int) -> float:
     network.eval()
     hits = count = 0
     with torch.no_grad():

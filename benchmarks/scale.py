@@ -257,6 +257,7 @@ def main() -> None:
         for form in ("list", "csv", "folder"):
             again("listed", "--form", form, "--data", str(folder))
     elif given.what == "listed":
+        # Before the memory is measured, which is to be that of the table alone.
         import torch  # noqa: F401
 
         listed(given.form, Path(given.data))

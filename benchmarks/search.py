@@ -79,9 +79,9 @@ def few(given: Any, each: int) -> None:
             claimed[name].append(abs(run.validation["accuracy"] - run.test["accuracy"]))
         print(
             f"{each} a class, draw {draw}: carved {carved[-1]:.2%} (strength"
-            f" {one.info['best_strength']:.3g}, {one.validation['n']} judged), folds"  # type: ignore[index]
+            f" {one.info['best_strength']:.3g}, {one.validation['n']} judged), folds"
             f" {folds[-1]:.2%} (strength {other.info['best_strength']:.3g},"
-            f" {other.validation['n']} judged), best possible {possible[-1]:.2%}",  # type: ignore[index]
+            f" {other.validation['n']} judged), best possible {possible[-1]:.2%}",
             flush=True,
         )
     gains = [b - a for a, b in zip(carved, folds, strict=True)]
@@ -122,7 +122,7 @@ def searched(given: Any) -> None:
         ("a trial: first, median, slowest after", f"{trials[0]:.2f} s, "
          f"{statistics.median(trials[1:]):.2f} s, {max(trials[1:]):.2f} s"),
         ("stopped early", str(found[0].record.ended("pruned"))),
-        ("winner's validation", f"{found[0].best.validation.accuracy:.2%}"),  # type: ignore[union-attr]
+        ("winner's validation", f"{found[0].best.validation.accuracy:.2%}"),
         ("winner trained, test", f"{winner.test['accuracy']:.2%}"),
         ("the recipe as it is, test", f"{plain.test['accuracy']:.2%}"),
         ("its solved head, test", f"{solved.test['accuracy']:.2%}"),

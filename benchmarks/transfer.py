@@ -54,7 +54,7 @@ def network_of(name: str, weights: Path) -> nn.Module:
 
         network: nn.Module = timm.create_model(name)
         network.load_state_dict(load_file(weights))
-        network.reset_classifier(10)  # type: ignore[operator]
+        network.reset_classifier(10)
     else:
         import torchvision
 
@@ -124,8 +124,8 @@ def epochs_every_time(connection: Connection, way: str, name: str, weights: Path
         network.train(train)
         batches = iter(loader)
         next(batches)  # the loading processes have started
-        count = len(loader.dataset)  # type: ignore[arg-type]
-        total += seconds(lambda b=batches, t=train: learn(b, t)) / steps / BATCH * count  # type: ignore[misc]
+        count = len(loader.dataset)
+        total += seconds(lambda b=batches, t=train: learn(b, t)) / steps / BATCH * count
     connection.send(EPOCHS * total)
 
 

@@ -189,8 +189,8 @@ def explanation(given: argparse.Namespace) -> None:
 
 def chances(model: object, x: torch.Tensor, said: torch.Tensor) -> np.ndarray:
     with torch.inference_mode():
-        logits = torch.cat([model.network(part) for part in x.split(20)])  # type: ignore[attr-defined]
-    return probabilities(logits, model.temperature)[np.arange(len(x)), said.numpy()]  # type: ignore[attr-defined]
+        logits = torch.cat([model.network(part) for part in x.split(20)])
+    return probabilities(logits, model.temperature)[np.arange(len(x)), said.numpy()]
 
 
 def blanked(x: torch.Tensor, maps: np.ndarray) -> torch.Tensor:

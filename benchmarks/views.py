@@ -20,7 +20,7 @@ def accuracy(
     given: object, head: str, views: int, seed: int, **more: object
 ) -> tuple[float, float]:
     """(test accuracy, seconds) of a run."""
-    work, recipe = given.work, given.recipe  # type: ignore[attr-defined]
+    work, recipe = given.work, given.recipe
     run = reslab.train(
         food_folder(work),
         recipe=recipe,
@@ -31,7 +31,7 @@ def accuracy(
         quiet=True,
         seed=seed,
         epochs=20 if head == "trained" else 10,
-        precision=given.precision,  # type: ignore[attr-defined]
+        precision=given.precision,
         lr=0.001,
         fields={"head": head, "views": views, "split.seed": seed, "optimizer.name": "adam",
                 "schedule.name": "constant", "schedule.warmup": 0},

@@ -184,7 +184,10 @@ def test_the_sum_is_the_same_however_many_share_it(count):
     own = [Team(rank, count).share(parts) for rank in range(count)]
     assert [piece for share in own for piece in share] == list(range(parts))
     nodes = [nodes_within(share, 0, parts) for share in own]
-    leaf = lambda node: pieces[node[0]].clone() if node[1] - node[0] == 1 else None  # noqa: E731
+
+    def leaf(node):
+        return pieces[node[0]].clone() if node[1] - node[0] == 1 else None
+
     sums = [torch.stack([tree_sum(*node, leaf) for node in each]) for each in nodes]
     assert torch.equal(_over_all(parts, nodes, sums), tree_sum(0, parts, leaf))
 
