@@ -120,9 +120,9 @@ class Work:
             raise EnoughError
 
     def stop_to_solve(self) -> None:
-        """As `stop_solving`, in time for a head to be solved on what there is."""
+        """As `stop_late`, in time for a head to be solved on what there is, judged and kept."""
         if self.caught or self.short_of(
-            lambda clock: clock.least_ending, lambda clock: clock.leaving + clock.solving
+            lambda clock: clock.least_ending, lambda clock: clock.solving
         ):
             raise EnoughError
 
