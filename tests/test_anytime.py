@@ -7,12 +7,14 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import tomllib
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -386,46 +388,69 @@ def test_at_the_end_the_chosen_head_learns_from_the_validation_pictures_too(
     assert not any(all(torch.equal(at[name], kept[name]) for name in head) for at in opened)
 
 
+@pytest.fixture
+def copied(monkeypatch):
+    """Gives copies of a run as kills would leave it, one after each file put in its place, and the
+    names of these files."""
+
+    def of(train, out):
+        names, replace = [], Path.replace
+
+        def replaced(path, target):
+            found = replace(path, target)
+            if out in Path(target).parents:
+                shutil.copytree(out, out.with_name(f"copy-{len(names)}"))
+                names.append(Path(target).name)
+            return found
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", replaced)
+            train()
+        return [out.with_name(f"copy-{number}") for number in range(len(names))], names
+
+    return of
+
+
+def goes_on_as_its_plan_says(data, copy, ticking, minutes):
+    ticking.passed = 0.0
+    run = reslab.resume(copy, minutes=minutes, quiet=True)
+    assert sha(repeat(data, run, copy.with_name(f"{copy.name}-again"))) == sha(run), copy.name
+
+
+def test_whatever_write_a_kill_follows_the_plan_says_what_is_published(
+    split_photos, tmp_path, ticking, copied
+):
+    copies, names = copied(lambda: train(split_photos, tmp_path / "run", seed=4), tmp_path / "run")
+    best = [at for at, name in enumerate(names) if name == "best.safetensors"]
+    assert all(names[at - 1] == "last.safetensors" for at in best)
+    for at in range(3, len(copies)) if LONG else (best[1] - 1, best[1]):
+        # So little that the best may be what it was.
+        goes_on_as_its_plan_says(split_photos, copies[at], ticking, 0.2)
+
+
 def test_a_kill_in_the_head_on_all_leaves_no_word_of_validation_in_what_is_chosen(
-    split_photos, tmp_path, weights, monkeypatch, ticking
+    split_photos, tmp_path, weights, monkeypatch, ticking, copied
 ):
     monkeypatch.setattr(ladder, "LEAST_EPOCHS", 1e9)
     monkeypatch.setattr(ladder, "_trained", lambda *given: (_ for _ in ()).throw(EnoughError))
-    out, save, before = tmp_path / "run", working.Session.save, []
-
-    def killed(session):
-        if session.stage == 1:
-            best, _ = read_tensors(session.run.best_checkpoint)
-            if before:  # the best weights are replaced, and no checkpoint says so
-                assert any(not torch.equal(best[name], value) for name, value in before[0].items())
-                raise KeyboardInterrupt
-            before.append(best)
-        save(session)
-
-    monkeypatch.setattr(working.Session, "save", killed)
-    with pytest.raises(KeyboardInterrupt):
-        reslab.train(
-            split_photos, out=out, minutes=MINUTES, fields={"preprocess.size": 32}, quiet=True,
-            recipe="photos", network="small-resnet", weights=weights,
-        )  # fmt: skip
-    monkeypatch.setattr(working.Session, "save", save)
-    taken, original = [], story._take_back
-
-    def watched(work, session):
-        original(work, session)
-        taken.append(read_tensors(work.run.best_checkpoint)[0])
-
-    monkeypatch.setattr(story, "_take_back", watched)
-    run = go_on(out, ticking)
-    monkeypatch.setattr(story, "_take_back", original)
-    chosen, _ = read_tensors(run.chosen_checkpoint)
-    for name, value in before[0].items():
-        assert torch.equal(taken[0][name], value)
-        assert torch.equal(chosen[name], value)
-    # The stage that was killed is carried out.
-    kept = load_model(out).network.state_dict()
-    assert any(not torch.equal(kept[name], value) for name, value in before[0].items())
-    assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
+    copies, names = copied(
+        lambda: reslab.train(
+            split_photos, out=tmp_path / "run", minutes=MINUTES, fields={"preprocess.size": 32},
+            recipe="photos", network="small-resnet", weights=weights, quiet=True,
+        ),
+        tmp_path / "run",
+    )  # fmt: skip
+    assert names.count("best.safetensors") == 2
+    together = len(names) - 1 - names[::-1].index("best.safetensors")
+    before, _ = read_tensors(Run(copies[together - 1]).best_checkpoint)
+    for at in (together - 1, together):
+        goes_on_as_its_plan_says(split_photos, copies[at], ticking, 0.4)
+        run = Run(copies[at])
+        chosen, _ = read_tensors(run.chosen_checkpoint)
+        assert all(torch.equal(chosen[name], value) for name, value in before.items())
+        # The stage that was killed is carried out.
+        kept = load_model(run.path).network.state_dict()
+        assert any(not torch.equal(kept[name], value) for name, value in before.items())
 
 
 @pytest.mark.usefixtures("ticking")

@@ -6,6 +6,7 @@ import torch
 
 from reslab.pictures.batches import TrainingBatches, evaluation_batches
 from reslab.pictures.content import keys_of
+from reslab.pictures.held_pixels import HeldPixels
 from reslab.pictures.names import Names
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.settings import Augmentation
@@ -22,7 +23,10 @@ def batches(count=100, batch_size=32, shuffle=True, seed=0, augmentation=None):
     pixels = numbers.view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous()
     keys = np.arange(count).astype(np.uint64)
     samples = Samples(
-        Names.of(map(str, range(count))), np.arange(count), pixels=pixels, keys=keys_of(keys, keys)
+        Names.of(map(str, range(count))),
+        np.arange(count),
+        pixels=HeldPixels(pixels),
+        keys=keys_of(keys, keys),
     )
     return TrainingBatches(
         PixelStore(samples, RECORD), RECORD, augmentation or Augmentation(),

@@ -13,6 +13,7 @@ from reslab.learning.optimizers import build_optimizer
 from reslab.learning.state import Progress, TrainingState, reach_milestone
 from reslab.pictures.batches import TrainingBatches
 from reslab.pictures.content import keys_of
+from reslab.pictures.held_pixels import HeldPixels
 from reslab.pictures.names import Names
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.store import PixelStore
@@ -72,7 +73,9 @@ def training(lr: float = 0.1, before: TrainingState | None = None):
     """A state and its loop over 8 equal pictures: a new one, or one going on from `before`."""
     pixels = torch.full((8, 1, 4, 4), 200, dtype=torch.uint8)
     keys = np.arange(8).astype(np.uint64)
-    data = Samples(Names.of("abcdefgh"), np.arange(8) % 2, pixels=pixels, keys=keys_of(keys, keys))
+    data = Samples(
+        Names.of("abcdefgh"), np.arange(8) % 2, pixels=HeldPixels(pixels), keys=keys_of(keys, keys)
+    )
     recipe = Recipe(epochs=1, batch_size=2).with_fields({"optimizer.lr": lr})
     batches = TrainingBatches(
         PixelStore(data, RECORD), RECORD, recipe.augment, batch_size=2, shuffle=False, seed=0

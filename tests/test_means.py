@@ -31,6 +31,7 @@ from reslab.pictures.augmentation import augment, draw_for
 from reslab.pictures.batches import TrainingBatches
 from reslab.pictures.content import KEY
 from reslab.pictures.erasing import AREA, erased
+from reslab.pictures.held_pixels import HeldPixels
 from reslab.pictures.names import Names
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.settings import Augmentation
@@ -212,7 +213,9 @@ def test_trivial_draws_all_operations_and_depend_on_the_sample_alone():
     pixels = torch.randint(0, 256, (300, 3, 16, 16), dtype=torch.uint8)
     content = np.zeros(300, KEY)
     content["draw"] = keys
-    data = Samples(Names.of(map(str, keys)), np.zeros(300, int), pixels=pixels, keys=content)
+    data = Samples(
+        Names.of(map(str, keys)), np.zeros(300, int), pixels=HeldPixels(pixels), keys=content
+    )
     record = Preprocessing(size=(16, 16), channels=3, mean=(0.5,) * 3, std=(0.2,) * 3)
 
     def of(rows, batch_size):

@@ -15,6 +15,7 @@ from reslab.learning.state import TrainingState
 from reslab.networks.catalogue import NetworkSpec, build_network
 from reslab.pictures.batches import TrainingBatches
 from reslab.pictures.content import keys_of
+from reslab.pictures.held_pixels import HeldPixels
 from reslab.pictures.names import Names
 from reslab.pictures.store import PixelStore
 from reslab.pictures.table import Samples
@@ -169,7 +170,10 @@ def samples(count: int, channels: int, size: tuple[int, int]) -> Samples:
     labels = rng.integers(0, 10, count)
     keys = rng.integers(0, 2**63, count).astype(np.uint64)
     return Samples(
-        Names.of(map(str, range(count))), labels, pixels=pixels, keys=keys_of(keys, keys)
+        Names.of(map(str, range(count))),
+        labels,
+        pixels=HeldPixels(pixels),
+        keys=keys_of(keys, keys),
     )
 
 
@@ -244,7 +248,7 @@ def test_training_steps(name):
     expected = []
     plain.train()
     for start in range(0, len(data), steps[1]):
-        x = (data.pixels[start : start + steps[1]].float() / 255 - mean) / std
+        x = (data.pixels.shared[start : start + steps[1]].float() / 255 - mean) / std
         loss = F.cross_entropy(plain(x), torch.from_numpy(data.labels[start : start + steps[1]]))
         step.zero_grad()
         loss.backward()
@@ -290,7 +294,7 @@ def test_resnet152_trains_its_head_only():
     total = 0.0
     for start in range(0, 6, 2):
         with torch.no_grad():
-            x = (data.pixels[start : start + 2].float() / 255 - mean) / std
+            x = (data.pixels.shared[start : start + 2].float() / 255 - mean) / std
         loss = F.cross_entropy(plain(x), torch.from_numpy(data.labels[start : start + 2]))
         step.zero_grad()
         loss.backward()

@@ -275,14 +275,16 @@ def test_unreadable_pictures_stop_the_work_or_are_listed(photos):
 def test_digits_need_nothing():
     pictures = with_keys(open_pictures("digits"))
     assert pictures.counts()["train"] == 1797
-    assert pictures.splits["train"].pixels.shape == (1797, 1, 8, 8)
-    assert int(pictures.splits["train"].pixels.max()) == 255
+    assert pictures.splits["train"].pixels.whole().shape == (1797, 1, 8, 8)
+    assert int(pictures.splits["train"].pixels.whole().max()) == 255
 
 
 def test_carving_is_stratified_seeded_and_independent_of_order(photos):
     pictures = with_keys(open_pictures(photos))
     one, carved = complete_splits(pictures, Splitting(0.1, 0.2, 0))
     assert carved == ("test", "validation")
+    held = pictures.splits["train"].pixels.shared  # which the splits have in common
+    assert {samples.pixels.shared.data_ptr() for _, samples in one} == {held.data_ptr()}
     assert one.counts() == {"train": 43, "validation": 5, "test": 12}
     assert np.bincount(one.splits["test"].labels).tolist() == [4, 4, 4]
     again, _ = complete_splits(pictures, Splitting(0.1, 0.2, 0))

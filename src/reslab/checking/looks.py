@@ -133,7 +133,7 @@ Seen = tuple[tuple[int, int], tuple[float, ...], Facts, np.ndarray]
 def _look(samples: Samples, row: int) -> Seen | str:
     """Key, look, facts and thumb of a picture, or why it cannot be read."""
     if samples.pixels is not None:
-        pixels = samples.pixels[row]
+        pixels = samples.pixels.one(row)
         facts = Facts("", pixels.shape[2], pixels.shape[1], 1, "")
         return content_key(pixels.numpy().tobytes()), *_seen(picture_of(pixels), facts)
     assert samples.files is not None

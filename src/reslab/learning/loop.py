@@ -89,10 +89,10 @@ def train_epochs(
         started = time.perf_counter()
         scores = judge_all(step_of.judged, judged, device)
         evaluate_seconds = time.perf_counter() - started
-        last = pace.place(epoch * steps + progress.step - 1)
-        factor = rate_factor(recipe.schedule, last, pace.length, steps)
+        made = epoch * steps + progress.step
+        factor = rate_factor(recipe.schedule, pace.place(made - 1), pace.length, steps)
         called = {"epoch": epoch, "learning_rate": recipe.optimizer.lr * factor}
-        yield reach_milestone(progress, scores, called, evaluate_seconds)
+        yield reach_milestone(progress, scores, called, evaluate_seconds, made)
 
 
 def _goes_on(progress: Progress, recipe: Recipe, steps: int, pace: Pace) -> bool:

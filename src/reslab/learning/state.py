@@ -17,6 +17,8 @@ class Progress:
     """Everything of a training that is no tensor. It is saved as JSON.
 
     epoch: also which strength of regularisation comes next, where a head is solved.
+    judged: after how many steps it was judged last, where there are steps; best: whether it was
+    the best so far then.
     stage: of a training by the clock; its epochs count on over the stages.
     """
 
@@ -32,6 +34,8 @@ class Progress:
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
     epoch_seconds: float = 0.0
+    judged: int = 0
+    best: bool = False
     stage: int = -1
 
     def waited_out(self, patience: int | None) -> bool:
@@ -95,9 +99,10 @@ def reach_milestone(
     scores: Mapping[str, Score],
     called: Mapping[str, float],
     evaluate_seconds: float,
+    made: int = 0,
 ) -> Milestone:
     """Close an epoch or a strength: its record, which begins with what it is `called`, and whether
-    it is the best."""
+    it is the best. made: steps of the run, if it is one of steps."""
     for name, found in scores.items():
         if not math.isfinite(found.loss):
             raise diverged(f"{name} loss", found.loss, progress)
@@ -117,6 +122,7 @@ def reach_milestone(
         progress.best_accuracy,
         -progress.best_loss,
     )
+    progress.judged, progress.best = made, best
     if best:
         progress.best_epoch = progress.epoch
         if chosen:

@@ -9,6 +9,7 @@ import torch
 from reslab.disk import user_path
 from reslab.errors import InputError
 from reslab.pictures.cache import cache_folder
+from reslab.pictures.held_pixels import HeldPixels
 from reslab.pictures.names import Names
 from reslab.pictures.table import Pictures, Samples
 
@@ -80,4 +81,4 @@ def _digits() -> Pictures:
 
 def _samples(name: str, pixels: torch.Tensor, labels: np.ndarray) -> Samples:
     names = Names.of(f"{name}/{row:05d}" for row in range(len(labels)))
-    return Samples(names, labels, pixels=pixels)
+    return Samples(names, labels, pixels=HeldPixels(pixels))

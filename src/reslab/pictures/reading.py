@@ -113,7 +113,7 @@ def with_keys(pictures: Pictures, *, leave_out: bool = False, track: Track = unt
     problems: list[str] = []
     for name, samples in pictures:
         if samples.pixels is not None:
-            keys = (content_key(pixels.numpy().tobytes()) for pixels in samples.pixels)
+            keys = (content_key(pixels.numpy().tobytes()) for pixels in samples.pixels.whole())
             splits[name] = replace(samples, keys=np.fromiter(keys, KEY, len(samples)))
         else:
             splits[name], unread = _read_files(samples, name, track)
@@ -158,12 +158,12 @@ def _read_files(samples: Samples, split: str, track: Track) -> tuple[Samples, li
             else:
                 keys[row] = key
                 small.put(row, found)
-        whole = replace(samples, keys=keys, pixels=small.tensor(), kept=small.kept(keys))
+        whole = replace(samples, keys=keys, pixels=small.held(), kept=small.kept(keys))
     if unread:
         readable = np.delete(np.arange(len(names)), list(unread))
         whole, stamps = whole.take(readable), stamps[readable]
     if len(missing) > len(unread):
-        held = None if whole.pixels is None else whole.pixels.numpy()
+        held = None if whole.pixels is None else whole.pixels.whole().numpy()
         reading = remembered.Reading(
             whole.paths, stamps, whole.keys, held, small.lacking, whole.kept
         )
@@ -199,7 +199,7 @@ def read_picture(
     read: how to make the pixels of the file's bytes; decoded as they are if None.
     """
     if samples.pixels is not None:
-        return with_channels(samples.pixels[row][None], channels)[0]
+        return with_channels(samples.pixels.one(row)[None], channels)[0]
     assert samples.files is not None
     try:
         data = samples.files.read(samples.paths[row])

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from reslab.errors import InputError
+from reslab.pictures.held_pixels import HeldPixels
 from reslab.pictures.pixel_file import KeptPixels, PixelFile, PixelWriter
 from reslab.pictures.remembered import Reading
 
@@ -67,9 +68,9 @@ class SmallPixels:
         """Whether there is memory for all pictures, if each has this shape."""
         return shape is not None and math.prod(shape) * self._count <= self._budget
 
-    def tensor(self) -> torch.Tensor | None:
-        """All pixels, uint8 (N, 3, H, W), where they are in memory."""
-        return None if self._pixels is None else torch.from_numpy(self._pixels)
+    def held(self) -> HeldPixels | None:
+        """All pixels, where they are in memory."""
+        return None if self._pixels is None else HeldPixels(torch.from_numpy(self._pixels))
 
     def kept(self, keys: np.ndarray) -> KeptPixels | None:
         """All pixels where they are in a file; keys: of the pictures' contents, (N,)."""

@@ -94,7 +94,7 @@ class PixelStore:
             self._read_unknown(rows)
             return self._fitted[rows]
         if self._small is not None:
-            return self._fit(self._small[rows])
+            return self._fit(self._small.of(rows))
         found = [self._row_of_file(row) for row in rows.tolist()]
         lost = [row for row, pixels in zip(rows.tolist(), found, strict=True) if pixels is None]
         read = self.read if self._kept is None else self._read_whole

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 
 from reslab.errors import InputError
 from reslab.pictures.content import KEY
 from reslab.pictures.files import Files
+from reslab.pictures.held_pixels import HeldPixels
 from reslab.pictures.lists import SPLITS
 from reslab.pictures.names import Names
 from reslab.pictures.pixel_file import KeptPixels
@@ -21,8 +21,8 @@ _TOGETHER = 1 << 20  # rows that are hashed at a time
 class Samples:
     """Samples in order: names to show, class indices, and where their pixels come from.
 
-    `files` (then `paths` are names in it) or `pixels` (uint8, (N, C, H, W)) is given, or both once
-    small files have been read; or `files` and `kept`, where there was no memory for these.
+    `files` (then `paths` are names in it) or `pixels` is given, or both once small files have been
+    read; or `files` and `kept`, where there was no memory for these.
     `keys` holds a 128-bit hash of each sample's content once it has been read. `listed` is the list
     that names the samples, if one does, and `lines` are their lines in it.
     """
@@ -30,7 +30,7 @@ class Samples:
     paths: Names
     labels: np.ndarray
     files: Files | None = None
-    pixels: torch.Tensor | None = None
+    pixels: HeldPixels | None = None
     kept: KeptPixels | None = None
     keys: np.ndarray = field(default_factory=lambda: np.zeros(0, KEY))
     listed: str = ""
@@ -45,7 +45,7 @@ class Samples:
             self,
             paths=self.paths.take(rows),
             labels=self.labels[rows],
-            pixels=None if self.pixels is None else self.pixels[torch.from_numpy(rows)],
+            pixels=None if self.pixels is None else self.pixels.take(rows),
             kept=None if self.kept is None else self.kept.take(rows),
             keys=self.keys[rows] if len(self.keys) else self.keys,
             lines=self.lines[rows] if len(self.lines) else self.lines,
@@ -70,15 +70,14 @@ def joined(parts: Sequence[Samples]) -> Samples:
 
     Pixels are kept where all parts have them, of one size; files are read again where not.
     """
-    held = [part.pixels for part in parts if part.pixels is not None]
-    alike = len(held) == len(parts) and len({pixels.shape[1:] for pixels in held}) == 1
-    if not alike and any(part.files is None for part in parts):
+    pixels = HeldPixels.joined([part.pixels for part in parts])
+    if pixels is None and any(part.files is None for part in parts):
         raise AssertionError("pictures without files are of one size")
     return Samples(
         Names.joined([part.paths for part in parts]),
         np.concatenate([part.labels for part in parts]),
         parts[0].files,
-        torch.cat(held) if alike else None,
+        pixels,
         KeptPixels.joined([part.kept for part in parts]),
         np.concatenate([part.keys for part in parts]),
     )

@@ -25,8 +25,6 @@ def followed(
             if isinstance(event, Milestone):
                 session.append_history(event.record)
                 put(event.record)
-                if event.best:
-                    session.keep_best()
                 display.milestone(event, progress.epoch - 1)
             else:
                 display.step(event)
@@ -34,6 +32,9 @@ def followed(
             if clock.due(isinstance(event, Milestone)):
                 state.refuse_diverged()
                 session.save()
+            if isinstance(event, Milestone) and event.best:
+                # After the state, from which a resume can keep them: see `Session.restore`.
+                session.keep_best()
             yield event
 
 

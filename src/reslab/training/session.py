@@ -3,7 +3,7 @@
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +41,7 @@ class Session:
     """A run, what it works with, and where it stands; `began` is when, by time.perf_counter.
 
     stage: which one of a plan this is, if any: its best weights are kept whole, and published.
+    save_plan: writes that plan, as far as it has been carried out.
     """
 
     run: Run
@@ -50,6 +51,7 @@ class Session:
     began: float
     state: TrainingState
     stage: int | None = None
+    save_plan: Callable[[], None] | None = None
 
     @classmethod
     def open(
@@ -60,24 +62,34 @@ class Session:
 
     def start(self, *, fresh: bool) -> None:
         """Save the first state, or go back to the last one that was saved."""
-        run, state, recipe = self.run, self.state, self.prepared.recipe
+        run, recipe = self.run, self.prepared.recipe
         run.clear_leftovers()
         if fresh:
             self.save()
         else:
             with team().leader_first():  # which does away with a damaged one
-                warning = load_checkpoint(run, state, recipe, self.prepared.fingerprint)
-            if warning:
-                self.display.warn(warning)
-            run.cut_history(state.progress.history_lines)
+                self.restore()
+            run.cut_history(self.state.progress.history_lines)
             run.write_recipe(recipe)
         run.write_info(status="running", process=f"process {os.getpid()} on {platform.node()}")
 
     def save(self) -> None:
         """Make the state safe on the disk."""
         prepared = self.prepared
+        if self.save_plan is not None:
+            self.save_plan()  # first: it says how the state was come to
         if self.run.writes:
             save_checkpoint(self.run, self.state, prepared.recipe, prepared.fingerprint)
+
+    def restore(self) -> None:
+        """Go back to the last state that was saved, and to the best weights as they were then."""
+        prepared, state = self.prepared, self.state
+        warning = load_checkpoint(self.run, state, prepared.recipe, prepared.fingerprint)
+        if warning:
+            self.display.warn(warning)
+        # A kill may have come between the state and these.
+        if state.progress.best and state.progress.step == 0:
+            self.keep_best()
 
     def model(self, calibration: Calibration | None = None) -> Model:
         """What the model file says beside its weights."""

@@ -128,7 +128,7 @@ def _bytes_of(samples: Samples, row: int) -> bytes:
     """A sample's file; as PNG where the data set has pixels and no files."""
     if samples.files is None:
         assert samples.pixels is not None
-        pixels = samples.pixels[row].permute(1, 2, 0).numpy()
+        pixels = samples.pixels.one(row).permute(1, 2, 0).numpy()
         return _png(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
     try:
         return samples.files.read(samples.paths[row])

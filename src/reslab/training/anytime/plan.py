@@ -31,8 +31,7 @@ class Stage(_Part):
     turns: of its `Pace`. strength: of a solved head, as it was chosen. passes: over the features,
     after which solving it was cut off, if it was. together: the head is solved at that strength on
     the validation pictures too, and so cannot be judged by them. first: the epoch that it begins
-    with. reached: the step after which it was judged last. What follows was measured; diverged:
-    that it had to be given up.
+    with. What follows was measured; diverged: that it had to be given up.
     """
 
     name: str
@@ -45,7 +44,6 @@ class Stage(_Part):
     passes: int | None = Field(default=None, gt=0)
     together: bool = False
     first: int = 0
-    reached: int = 0
     seconds: float = 0.0
     done: bool = False
     diverged: bool = False

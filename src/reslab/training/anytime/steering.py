@@ -27,7 +27,7 @@ class Steering:
         self._most = most
         self._steps = steps
         self._times = StepTimes()
-        self._stage = stage = work.plan.stages[session.stage or 0]
+        stage = work.plan.stages[session.stage or 0]
         self._until: float | None = None
         self._judging = 0.0
         self._validation = len(session.prepared.pictures.splits.get("validation", ()))
@@ -47,9 +47,6 @@ class Steering:
         reached = isinstance(event, Milestone)
         if isinstance(event, Milestone):
             self._judging = self._times.other()
-            # A pace that ends within an epoch has made fewer steps than the epoch has.
-            self._stage.reached = min(count, self._pace.end)
-            work.save_plan()
             whole = self._session.prepared.cut is None  # features pass faster than pictures
             if work.clock is not None and whole:
                 work.clock.note_rate(self._validation, event.record["evaluate_seconds"] or 0.0)
@@ -63,7 +60,6 @@ class Steering:
         if time.perf_counter() - self._saved > SAVE_EVERY:
             self._session.state.refuse_diverged()
             self._session.save()
-            work.save_plan()
             self._saved = time.perf_counter()
             self._times.other()
 

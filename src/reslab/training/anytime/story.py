@@ -15,7 +15,6 @@ from typing import Any
 from reslab.errors import InputError, InterruptedRunError
 from reslab.learning.state import DivergedError, Progress
 from reslab.networks.catalogue import OURS
-from reslab.networks.model_file import save_model
 from reslab.process import leave_at, refuse_several, tell
 from reslab.recipes.recipe import Recipe, dotted_name
 from reslab.run.display import Display
@@ -27,7 +26,7 @@ from reslab.training.anytime.judges import choose_judges, measure_rate
 from reslab.training.anytime.ladder import WHOLE, next_stage
 from reslab.training.anytime.outlook import outlook
 from reslab.training.anytime.plan import PLAN_FILE, Plan
-from reslab.training.anytime.work import EnoughError, Work, chosen_alone
+from reslab.training.anytime.work import EnoughError, Work
 from reslab.training.anytime.working import read_progress, run_stage
 from reslab.training.description import announce
 from reslab.training.preparation import Prepared
@@ -101,7 +100,9 @@ def by_plan(plan: Plan | None) -> dict[str, Any]:
 
 def decided(plan: Plan | None) -> dict[str, Any]:
     """What the clock has decided of a recipe before it is known."""
-    return {} if plan is None or plan.minutes is None else {"train_from": "all"}
+    if plan is None or plan.minutes is None:
+        return {}
+    return {"train_from": "all", "checkpoint_every": "1epoch"}
 
 
 def whole_recipe(plan: Plan | None, chosen: Recipe, changes: Mapping[str, Any]) -> Recipe:
@@ -196,18 +197,8 @@ def _begin(work: Work, session: Session) -> None:
     work.progress = read_progress(run) or Progress()
     if work.progress.history_lines or (run.path / "history.jsonl").exists():
         run.cut_history(work.progress.history_lines)
-    _take_back(work, session)
     run.write_info(status="running", process=f"process {os.getpid()} on {platform.node()}")
     work.save_plan()
-
-
-def _take_back(work: Work, session: Session) -> None:
-    """Put back the best weights where a kill left those that learned from validation pictures too,
-    and no word of it."""
-    together = [number for number, stage in enumerate(work.plan.stages) if stage.together]
-    begun = together == [work.progress.stage] and work.run.chosen_checkpoint.exists()
-    if begun and work.progress.epoch == work.plan.stages[together[0]].first:
-        save_model(work.run.best_checkpoint, chosen_alone(work.run), session.model())
 
 
 def _learn(work: Work, session: Session) -> None:

@@ -19,7 +19,6 @@ from reslab.learning.state import DivergedError, Milestone, Progress, reach_mile
 from reslab.networks.inference import logits_of
 from reslab.networks.model_file import read_tensors, save_model
 from reslab.pictures.table import Pictures
-from reslab.run.checkpoint import load_checkpoint
 from reslab.run.folder import Run
 from reslab.training.anytime.ladder import GLANCE, MORE
 from reslab.training.anytime.plan import Stage
@@ -52,20 +51,26 @@ def run_stage(work: Work, number: int) -> None:
             _train(work, session, stage)
     except (EnoughError, DivergedError) as error:
         stage.diverged = isinstance(error, DivergedError)
-        if stage.turns:  # what came after the last milestone has no part in the result
+        # What came after the last milestone has no part in the result.
+        if stage.turns and _judged(work, number):
             pace = Pace(stage.turns)
-            pace.stop_at(stage.reached)
+            pace.stop_at(work.progress.judged)
             stage.turns = pace.turns
         _close(work, session, number, started, before)
         raise
     _close(work, session, number, started, before)
 
 
+def _judged(work: Work, number: int) -> bool:
+    """Whether a stage has come to be judged."""
+    return work.progress.stage == number and work.progress.epoch > work.plan.stages[number].first
+
+
 def _close(work: Work, session: Session | None, number: int, started: float, before: float) -> None:
     """Record what a stage has cost and given; it is done if it came to be judged."""
     stage, progress = work.plan.stages[number], work.progress
     stage.seconds += time.perf_counter() - started
-    stage.done = progress.stage == number and progress.epoch > stage.first
+    stage.done = _judged(work, number)
     if stage.done and session is not None and progress.best_epoch >= stage.first:
         # A stage that was done before the run was stopped has no features at hand.
         features = isinstance(session.prepared.batches, FeatureBatches)
@@ -92,20 +97,17 @@ def _opened(work: Work, stage: Stage, number: int) -> Session:
     if work.run.best_checkpoint.exists():
         prepared.network.load_state_dict(work.chosen_weights())
     session = Session.open(work.run, prepared, work.device, work.display, work.began)
-    session.stage = number
+    session.stage, session.save_plan = number, work.save_plan
     if work.progress.stage == number:
-        warning = load_checkpoint(work.run, session.state, recipe, prepared.fingerprint)
-        if warning:
-            work.display.warn(warning)
+        session.restore()
         work.progress = session.state.progress
     else:
         _forget_epoch(work.progress)
-        work.progress.stage = number
+        work.progress.stage, work.progress.best = number, False
         stage.first = work.progress.epoch
         if work.clock is not None:
             stage.turns = []
         session.state.progress = work.progress
-        work.save_plan()  # first, or a resume from this checkpoint would not know where it began
         session.save()
     return session
 
@@ -181,10 +183,8 @@ def _solve(work: Work, session: Session, stage: Stage) -> None:
     stage.strength, stage.passes = found["strength"], passes.cut_after
     if stage.passes is not None:
         display.say(f"head       cut off after {stage.passes:,} passes: taken as it was then")
-    work.save_plan()  # first: a resume from the checkpoint below solves nothing
     for _ in followed(session, _solved(session, started), 0):
         pass
-    session.save()
 
 
 class _Passes:
@@ -234,7 +234,6 @@ def _solve_together(work: Work, session: Session, stage: Stage) -> None:
     solve_together(prepared, stage.strength, work.stop_late)
     for _ in followed(session, _solved(session, started, together=True), 0):
         pass
-    session.save()
 
 
 def _solved(session: Session, started: float, *, together: bool = False) -> Iterator[Milestone]:
@@ -281,7 +280,6 @@ def _train(work: Work, session: Session, stage: Stage) -> None:
     with closing(followed(session, events, steps)) as seen:
         for event in seen:
             steering.after(event)
-    session.save()
 
 
 def read_progress(run: Run) -> Progress | None:
