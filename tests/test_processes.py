@@ -402,3 +402,55 @@ def test_torchruns_restarts_go_on_with_the_run(tmp_path):
         out=tmp_path / "whole",
     )  # fmt: skip
     assert digests(out) == digests(whole.path)
+
+
+@pytest.mark.skipif(not LONG, reason="starts torchrun; RESLAB_LONG=1 runs it")
+def test_a_machine_is_lost_and_another_comes(tmp_path, monkeypatch):
+    """Two torchruns as on two machines; one is killed with its process, and a third joins."""
+    import signal
+    import socket
+    import subprocess
+    import sys
+
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = f"localhost:{free.getsockname()[1]}"
+    out, log = tmp_path / "run", tmp_path / "log"
+    history = out / "history.jsonl"
+    command = [
+        *[sys.executable, "-m", "torch.distributed.run", "--nnodes", "1:2"],
+        *["--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", place],
+        *["--rdzv-id", "job", "--rdzv-conf", "join_timeout=60,last_call_timeout=10"],
+        *["--local-addr", "localhost", "--max-restarts", "5", "-m", "reslab", "train", "digits"],
+        *["--recipe", "mnist-fast", "--epochs", "40", "--checkpoint-every", "5steps", "--quiet"],
+        *["--out", str(out)],
+    ]
+
+    def until(reached):
+        begun = time.monotonic()
+        while not reached():
+            assert time.monotonic() - begun < 120, log.read_text()
+            time.sleep(0.1)
+
+    with log.open("wb") as said:
+
+        def machine():
+            return subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
+
+        keeper = machine()  # the one that keeps torchrun's store
+        time.sleep(3)
+        lost = machine()
+        until(lambda: history.exists() and len(history.read_text().splitlines()) > 4)
+        own = Path(f"/proc/{lost.pid}/task/{lost.pid}/children").read_text().split()
+        for number in (lost.pid, *map(int, own)):
+            os.kill(number, signal.SIGKILL)
+        lost.wait()
+        until(lambda: "process 1 of 2" in log.read_text())
+        another = machine()
+        assert keeper.wait(300) == another.wait(60) == 0, log.read_text()
+    whole = reslab.train(
+        "digits", recipe="mnist-fast", epochs=40, parts=4, quiet=True, out=tmp_path / "whole"
+    )
+    assert digests(out) == digests(whole.path)
