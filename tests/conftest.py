@@ -50,6 +50,20 @@ def unpacked(archive, folder):
 
 
 @pytest.fixture
+def undrawn(monkeypatch, request):
+    """Leave out the curves, the sheet and the report, half of a small training's time, where tests
+    look at numbers. One marked `drawn` has them."""
+    if request.node.get_closest_marker("drawn"):
+        return
+    from reslab.training import following, run_files
+
+    for module, name in (
+        (run_files, "draw_curves"), (run_files, "write_report"), (following, "draw_training_sheet"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, lambda *given, **more: None)
+
+
+@pytest.fixture
 def photos(tmp_path):
     """A folder a class, 3 classes of 20 pictures, with Chinese names."""
     fill(tmp_path / "照片", 20)

@@ -38,6 +38,8 @@ from reslab.training.anytime.outlook import outlook
 from reslab.training.anytime.plan import Plan, Stage
 from reslab.training.anytime.work import EnoughError
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 LONG = os.environ.get("RESLAB_LONG") == "1"
 MINUTES = 1.5
 TICK = 0.3  # seconds
@@ -46,25 +48,27 @@ FIELDS = {"preprocess.channels": 1, "preprocess.size": 28}
 
 
 class Ticking:
-    """A clock that goes on at each look too, so that a minute is over after some hundred steps
+    """A clock that goes on at each look too, so that a minute is over after some tens of steps
     on any machine."""
 
     def __init__(self):
         self.passed = 0.0
+        self.after_a_step = SimpleNamespace(perf_counter=partial(self.perf_counter, 1.0))
 
     def pass_by(self, seconds):
         self.passed += seconds
 
-    def perf_counter(self):
-        self.pass_by(TICK)
+    def perf_counter(self, tick=TICK):
+        self.pass_by(tick)
         return time.perf_counter() + self.passed
 
 
 @pytest.fixture
 def ticking(monkeypatch):
     found = Ticking()
-    for module in (clock, work_, working, steering, judges):
+    for module in (clock, work_, working, judges):
         monkeypatch.setattr(module, "time", found)
+    monkeypatch.setattr(steering, "time", found.after_a_step)
     return found
 
 
@@ -318,7 +322,7 @@ def test_a_head_that_is_cut_off_while_it_is_solved_is_taken_as_it_is(
     assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
     monkeypatch.setattr(ladder, "_trained", training)
     ticking.passed = 0.0
-    stages = reslab.resume(out, minutes=2, quiet=True).info["stages"]
+    stages = reslab.resume(out, minutes=1, quiet=True).info["stages"]
     whole = next(one for one in stages[1:] if one["name"] == "head")
     assert whole["passes"] is None
     assert whole["validation_loss"] <= first["validation_loss"]
@@ -609,6 +613,7 @@ def test_a_test_split_that_cannot_be_scored_in_time_is_cut(split_photos, tmp_pat
     assert [look["pictures"] for look in looks_of(run.path)] == [whole]
 
 
+@pytest.mark.drawn
 @pytest.mark.usefixtures("scoring_slowly")
 def test_where_all_of_the_test_split_takes_too_long_a_sample_leaves_time_for_the_report(
     split_photos, tmp_path, monkeypatch

@@ -32,6 +32,8 @@ from reslab.networks.model_file import load_model
 from reslab.pictures.cache import cache_folder
 from reslab.pictures.content import keys_of
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ENTRY_BYTES = 24  # of the index: a key of 128 bits, a checksum, a mark
 
 
@@ -384,7 +386,7 @@ def test_the_mode_a_network_is_left_in_makes_no_other_features():
 
 def test_killed_while_computing_and_started_again(learn, split_photos, weights, tmp_path):
     """The same features bit for bit, and nothing twice but the batch that was being computed."""
-    wanted, views = (20, 20) if os.environ.get("RESLAB_LONG") == "1" else (4, 10)
+    wanted, views = (20, 20) if os.environ.get("RESLAB_LONG") == "1" else (2, 10)
     learn("whole", views=views, precision="fp32")
     expected = all_features()
     shutil.rmtree(cache_folder())
@@ -537,6 +539,7 @@ def test_the_solved_head_is_logistic_regression():
     np.testing.assert_allclose(found, expected.predict_proba(scaled), atol=1e-3)
 
 
+@pytest.mark.drawn
 def test_a_strength_is_called_a_strength_everywhere(learn, capfd, monkeypatch):
     """A solved head has no epochs: on the screen, in the history, in run.json, in the curves."""
     figures = []

@@ -22,6 +22,8 @@ from reslab.pictures.table import Samples
 from reslab.run.looks import looks_of
 from reslab.training import training
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
@@ -158,6 +160,7 @@ def test_the_head_is_solved_on_all_pictures(learn, tmp_path):
         reslab.Classifier.load(run.path).predict(data / "test" / "bird" / "100.png", coverage=0.9)
 
 
+@pytest.mark.drawn
 @pytest.mark.parametrize("counts", [(1, 2, 3), (2, 2, 2), (5, 1, 4), (5, 5, 1)])
 def test_classes_of_few_photos(learn, tmp_path, capfd, counts):
     data = few_photos(tmp_path / "d", counts)
@@ -177,6 +180,7 @@ def test_classes_of_few_photos(learn, tmp_path, capfd, counts):
     json.loads((run.path / "run.json").read_text("utf-8"))
 
 
+@pytest.mark.drawn
 def test_the_page_of_a_run_without_a_test_says_so(learn, tmp_path, capsys):
     data = few_photos(tmp_path / "d", (5, 5, 5))
     shutil.rmtree(data / "test")

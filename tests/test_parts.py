@@ -21,6 +21,8 @@ from reslab.recipes.groups import Schedule
 from reslab.recipes.recipe import Recipe
 from reslab.training import training
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SETTINGS = {"seed": 3, "epochs": 3, "batch_size": 16, "quiet": True}
 
 

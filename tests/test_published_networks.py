@@ -220,7 +220,7 @@ def test_training_steps(name):
     plain = statement()
     with_same_weights(ours, plain)
     # Fewer of the large pictures, for time.
-    steps = (8, recipe.batch_size) if channels == 1 else (3, 6)
+    steps = (8, recipe.batch_size) if channels == 1 else (3, 4)
     recipe = recipe.with_fields({"batch_size": steps[1], "epochs": 1, "shuffle": False})
     from reslab.pictures.settings import Augmentation
 

@@ -69,7 +69,7 @@ def test_a_classifier_of_real_photos_from_list_files(food, lite0, tmp_path):
     found = reslab.train(
         few, test=tests, root=food, recipe="photos", network="tf_efficientnet_lite0",
         weights=lite0, epochs=4, out=tmp_path / "r", seed=1, quiet=True,
-        fields={"augment.zoom": 1},
+        fields={"augment.zoom": 1, "views": 1},
     )  # fmt: skip
     assert found.info["counts"]["test"] == 125
     assert "apple_pie" in found.classes

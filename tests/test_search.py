@@ -22,6 +22,8 @@ from reslab.searching.proposals import Proposal
 from reslab.searching.record import Trial, Validation, read_record
 from reslab.searching.space import Choices, Range, described, space_of
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 pytest.importorskip("optuna")
 OVER = ("lr=0.0001..0.1", "optimizer.name=sgd,adamw", "batch_size=8..24")
 

@@ -22,6 +22,8 @@ from reslab.networks.model_file import load_model
 from reslab.recipes.files import load_recipe
 from reslab.training import training
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def sha(path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
