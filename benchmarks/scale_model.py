@@ -46,12 +46,12 @@ class Kind:
         return self.read + self.forward + self.row
 
 
-# By --measure, AMD EPYC (Zen 4), torch 2.14, one thread, beside other work.
+# By --measure, AMD EPYC (Zen 4), torch 2.14, one thread, nothing beside it.
 LIST = 0.9e-6  # a file's name in a folder that the system has in memory
 NAME = 60  # bytes of a path of 50 in a table of names
-PHOTO = Kind(5.9, 0.78e-3, 14.8e-3, 17e-6, 12_100, 3 * 224 * 224, 1280 * 4, 151)
-DIGIT = Kind(4.5, 0.13e-3, 0.065e-3, 16e-6, 283, 28 * 28, 0, 116)
-HEAD = 0.8e-4  # a picture's view and one strength of a solved head, with 1,280 features
+PHOTO = Kind(5.2, 0.48e-3, 13.8e-3, 18e-6, 12_100, 3 * 224 * 224, 1280 * 4, 156)
+DIGIT = Kind(3.4, 0.096e-3, 0.044e-3, 14e-6, 283, 28 * 28, 0, 122)
+HEAD = 0.95e-4  # a picture's view and one strength of a solved head, with 1,280 features
 
 DISK, NETWORK, SEEK = 500e6, 125e6, 0.008  # bytes a second; a turning disk's seconds a file
 VIEWS, STRENGTHS = 4, 10  # of the recipe photos
