@@ -424,7 +424,10 @@ def goes_on_as_its_plan_says(data, copy, ticking, minutes):
 def test_whatever_write_a_kill_follows_the_plan_says_what_is_published(
     split_photos, tmp_path, ticking, copied
 ):
-    copies, names = copied(lambda: train(split_photos, tmp_path / "run", seed=4), tmp_path / "run")
+    seldom = Recipe(checkpoint_every="50min")
+    copies, names = copied(
+        lambda: train(split_photos, tmp_path / "run", seed=4, recipe=seldom), tmp_path / "run"
+    )
     best = [at for at, name in enumerate(names) if name == "best.safetensors"]
     assert all(names[at - 1] == "last.safetensors" for at in best)
     for at in range(3, len(copies)) if LONG else (best[1] - 1, best[1]):
@@ -446,8 +449,9 @@ def test_a_kill_in_the_head_on_all_leaves_no_word_of_validation_in_what_is_chose
     )  # fmt: skip
     assert names.count("best.safetensors") == 2
     together = len(names) - 1 - names[::-1].index("best.safetensors")
+    assert names[together - 1] == "last.safetensors"
     before, _ = read_tensors(Run(copies[together - 1]).best_checkpoint)
-    for at in (together - 1, together):
+    for at in (names.index("chosen.safetensors"), together - 1, together):
         goes_on_as_its_plan_says(split_photos, copies[at], ticking, 0.4)
         run = Run(copies[at])
         chosen, _ = read_tensors(run.chosen_checkpoint)
@@ -730,6 +734,7 @@ def test_the_first_pictures_are_few_where_each_takes_long(rate, count):
     assert ladder._after_head(work).pictures == count
 
 
+@pytest.mark.drawn
 def test_without_time_the_report_is_left_out_and_a_run_is_whole(
     split_photos, tmp_path, monkeypatch, ticking, capsys
 ):

@@ -434,22 +434,34 @@ def test_a_machine_is_lost_and_another_comes(tmp_path, monkeypatch):
             assert time.monotonic() - begun < 120, log.read_text()
             time.sleep(0.1)
 
-    with log.open("wb") as said:
+    machines = []
 
-        def machine():
-            return subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
+    def machine():
+        with log.open("ab") as said:
+            machines.append(
+                subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
+            )
+        return machines[-1]
 
+    def kill(torchrun):
+        own = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
+        for number in (torchrun.pid, *map(int, own)):
+            os.kill(number, signal.SIGKILL)
+        torchrun.wait()
+
+    try:
         keeper = machine()  # the one that keeps torchrun's store
         time.sleep(3)
         lost = machine()
         until(lambda: history.exists() and len(history.read_text().splitlines()) > 4)
-        own = Path(f"/proc/{lost.pid}/task/{lost.pid}/children").read_text().split()
-        for number in (lost.pid, *map(int, own)):
-            os.kill(number, signal.SIGKILL)
-        lost.wait()
-        until(lambda: "process 1 of 2" in log.read_text())
+        kill(lost)
+        until(lambda: "of 2 (they count from 0)" in log.read_text())
         another = machine()
         assert keeper.wait(300) == another.wait(60) == 0, log.read_text()
+    finally:
+        for one in machines:
+            if one.poll() is None:
+                kill(one)
     whole = reslab.train(
         "digits", recipe="mnist-fast", epochs=40, parts=4, quiet=True, out=tmp_path / "whole"
     )

@@ -5,6 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 
 from drawn_pictures import CLASSES, fill, picture
 from reslab.errors import InputError
@@ -14,6 +15,7 @@ from reslab.pictures.reading import read_picture, threads_for, with_keys
 from reslab.pictures.settings import Splitting
 from reslab.pictures.sources import open_pictures
 from reslab.pictures.splitting import complete_splits, split_notes
+from reslab.pictures.table import joined
 from reslab.pictures.store import PixelStore
 
 SORTED = ("bird", "狗", "猫")
@@ -285,6 +287,9 @@ def test_carving_is_stratified_seeded_and_independent_of_order(photos):
     assert carved == ("test", "validation")
     held = pictures.splits["train"].pixels.shared  # which the splits have in common
     assert {samples.pixels.shared.data_ptr() for _, samples in one} == {held.data_ptr()}
+    again = joined([samples for _, samples in one]).pixels
+    assert again.shared is held
+    assert torch.equal(again.whole(), torch.cat([samples.pixels.whole() for _, samples in one]))
     assert one.counts() == {"train": 43, "validation": 5, "test": 12}
     assert np.bincount(one.splits["test"].labels).tolist() == [4, 4, 4]
     again, _ = complete_splits(pictures, Splitting(0.1, 0.2, 0))

@@ -46,4 +46,7 @@ class HeldPixels:
         held = [part for part in parts if part is not None]
         if len(held) < len(parts) or len({part.shape for part in held}) > 1:
             return None
+        rows = [part.rows for part in held if part.rows is not None]
+        if len(rows) == len(held) and all(part.shared is held[0].shared for part in held):
+            return HeldPixels(held[0].shared, torch.cat(rows))
         return HeldPixels(torch.cat([part.whole() for part in held]))

@@ -29,7 +29,9 @@ def followed(
             else:
                 display.step(event)
             draw_preview(session)
-            if clock.due(isinstance(event, Milestone)):
+            ended = isinstance(event, Milestone)
+            # By the clock a resume may not come to the same milestone again.
+            if clock.due(ended) or (ended and session.stage is not None):
                 state.refuse_diverged()
                 session.save()
             if isinstance(event, Milestone) and event.best:

@@ -82,7 +82,7 @@ class Session:
             save_checkpoint(self.run, self.state, prepared.recipe, prepared.fingerprint)
 
     def restore(self) -> None:
-        """Go back to the last state that was saved, and to the best weights as they were then."""
+        """Go back to the last state that was saved, and keep its weights if they were the best."""
         prepared, state = self.prepared, self.state
         warning = load_checkpoint(self.run, state, prepared.recipe, prepared.fingerprint)
         if warning:

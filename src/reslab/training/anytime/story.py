@@ -100,9 +100,7 @@ def by_plan(plan: Plan | None) -> dict[str, Any]:
 
 def decided(plan: Plan | None) -> dict[str, Any]:
     """What the clock has decided of a recipe before it is known."""
-    if plan is None or plan.minutes is None:
-        return {}
-    return {"train_from": "all", "checkpoint_every": "1epoch"}
+    return {} if plan is None or plan.minutes is None else {"train_from": "all"}
 
 
 def whole_recipe(plan: Plan | None, chosen: Recipe, changes: Mapping[str, Any]) -> Recipe:

@@ -227,7 +227,7 @@ def _solve_together(work: Work, session: Session, stage: Stage) -> None:
         prepared.trained, prepared.evaluation["validation"](), session.device
     )
     before = {"validation.logits": logits, "validation.labels": labels}
-    # As the stage began; the best weights may have learned together already, before a kill.
+    # As the stage began.
     chosen = prepared.network.state_dict() | before
     save_model(session.run.chosen_checkpoint, chosen, session.model())
     assert stage.strength is not None
