@@ -15,8 +15,8 @@ from reslab.pictures.reading import read_picture, threads_for, with_keys
 from reslab.pictures.settings import Splitting
 from reslab.pictures.sources import open_pictures
 from reslab.pictures.splitting import complete_splits, split_notes
-from reslab.pictures.table import joined
 from reslab.pictures.store import PixelStore
+from reslab.pictures.table import joined
 
 SORTED = ("bird", "狗", "猫")
 
