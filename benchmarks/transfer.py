@@ -10,6 +10,7 @@ epochs; reslab runs in full, with an empty cache, then again with another seed a
 With --rate the extraction is held against the bare forward pass of the same folded network.
 """
 
+import copy
 import multiprocessing
 import shutil
 from collections.abc import Iterator
@@ -163,9 +164,10 @@ def reslab_run(given: Any, weights: Path, views: int, fresh: bool, **more: Any) 
 
 
 def forward_rate(given: Any, weights: Path) -> tuple[float, float]:
-    """(extraction, bare folded forward pass) in views a second, the same network and precision."""
-    import copy
+    """(extraction, bare folded forward pass) in views a second, the same network.
 
+    Each view passes in the precision that it is computed in: those held out in float32.
+    """
     from reslab.features.extraction import TOGETHER
     from reslab.networks.cutting import cut
     from reslab.networks.folding import folded
@@ -176,12 +178,19 @@ def forward_rate(given: Any, weights: Path) -> tuple[float, float]:
     network = network_of(given.network, weights).eval().to(memory_format=torch.channels_last)
     x = torch.randn(TOGETHER, 3, 256, 256).to(memory_format=torch.channels_last)
     before = folded(cut(network, "classifier" if given.network == REAL else "fc").before, x[:1])
-    if info["precision"] == "bf16":
+    learned_from = run.info["counts"]["train"]
+    held_out = info["computed"] - learned_from
+    bare = learned_from * _pass(before, x, info["precision"]) + held_out * _pass(before, x, "fp32")
+    return extraction, info["computed"] / bare
+
+
+def _pass(before: nn.Module, x: torch.Tensor, precision: str) -> float:
+    """Seconds that a picture of a batch takes, the fastest of ten passes."""
+    if precision == "bf16":
         before, x = copy.deepcopy(before).bfloat16(), x.bfloat16()
     with torch.inference_mode():
         before(x)
-        bare = min(seconds(lambda: before(x)) for _ in range(10))
-    return extraction, TOGETHER / bare
+        return min(seconds(lambda: before(x)) for _ in range(10)) / len(x)
 
 
 def main() -> None:
