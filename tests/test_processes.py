@@ -306,7 +306,7 @@ def test_one_part_is_the_step_of_a_whole_batch(split_photos, tmp_path):
         torch.testing.assert_close(one[name], value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(not LONG, reason="about half an hour; RESLAB_LONG=1 runs it")
+@pytest.mark.skipif(not LONG, reason="ten minutes; RESLAB_LONG=1 runs it")
 def test_killed_at_random_with_other_numbers_of_processes(tmp_path):
     """30 kills of a rank at a random time; each time another number of processes goes on."""
     drawn = random.Random(0)
