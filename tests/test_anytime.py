@@ -854,3 +854,9 @@ def test_the_outlook_follows_the_course_of_validation():
         "sure": False,
     }
     assert outlook(history([0.7, 0.8]), 100) is None
+    # One picture of five more is no course to go by, of 500 a hundred are.
+    late = history([0.2] * 11 + [0.4] * 5)
+    for record in late:
+        record["seconds"] = 1.0
+    assert outlook(late, 5)["gain_of_twice_the_time"] > 0.2
+    assert [outlook(late, count)["sure"] for count in (5, 500)] == [False, True]
