@@ -16,9 +16,6 @@ class HeldPixels:
     shared: torch.Tensor
     rows: torch.Tensor | None = None
 
-    def __len__(self) -> int:
-        return len(self.shared if self.rows is None else self.rows)
-
     @property
     def shape(self) -> tuple[int, ...]:
         """(C, H, W) of each."""

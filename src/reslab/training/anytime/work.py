@@ -199,18 +199,13 @@ class Work:
         """The best weights among those that learned from train alone."""
         if self.best_stage is None or not self.best_stage.together:
             return read_tensors(self.run.best_checkpoint)[0]
-        return chosen_alone(self.run)
+        tensors, _ = read_tensors(self.run.chosen_checkpoint)
+        return {name: of for name, of in tensors.items() if not name.startswith("validation.")}
 
     def save_plan(self) -> None:
         if self.clock is not None:
             self.plan.used = self.clock.used
         self.plan.save(self.run.path)
-
-
-def chosen_alone(run: Run) -> dict[str, torch.Tensor]:
-    """The weights that a head on all began with, without what they said of validation."""
-    tensors, _ = read_tensors(run.chosen_checkpoint)
-    return {name: of for name, of in tensors.items() if not name.startswith("validation.")}
 
 
 def drawn(count: int, seed: int, what: str) -> np.ndarray:
