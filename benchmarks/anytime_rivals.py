@@ -24,8 +24,9 @@ BATCH, RATE, DECAY, SMOOTHING = 32, 3e-4, 0.05, 0.1
 FASTAI_BATCH = 64
 
 
-def timm_way(data: Path, minutes: float) -> list[tuple[str, str]]:
+def timm_way(data: Path, minutes: float, seed: int) -> list[tuple[str, str]]:
     """All layers from the first step on, along a cosine over the minutes; the last weights."""
+    torch.manual_seed(seed)
     mean, std = (0.5,) * 3, (0.5,) * 3
     train = T.Compose([
         T.RandomResizedCrop(224, (0.5, 1.0), interpolation=T.InterpolationMode.BICUBIC),
@@ -64,10 +65,10 @@ def timm_way(data: Path, minutes: float) -> list[tuple[str, str]]:
         for x, y in DataLoader(Listed(data, "test.txt", test), 64, num_workers=2):
             right += int((network(x).argmax(1) == y).sum())
             count += len(y)
-    return [(f"  timm's way, {steps} steps", f"{right / count:.2%}")]
+    return [(f"  timm's way, seed {seed}, {steps} steps", f"{right / count:.2%}")]
 
 
-def fastai_way(data: Path, minutes: float) -> list[tuple[str, str]]:
+def fastai_way(data: Path, minutes: float, seed: int) -> list[tuple[str, str]]:
     """vision_learner and fine_tune: an epoch of the head, then all layers, at fastai's rates."""
     warnings.filterwarnings("ignore")
     from fastai.vision import all as fv
@@ -81,7 +82,7 @@ def fastai_way(data: Path, minutes: float) -> list[tuple[str, str]]:
         files, labels = listed("train.txt")
         normalise = fv.Normalize.from_stats([0.5] * 3, [0.5] * 3)
         loaders = fv.ImageDataLoaders.from_lists(
-            data, files, labels, valid_pct=0.1, seed=0, bs=FASTAI_BATCH, num_workers=2,
+            data, files, labels, valid_pct=0.1, seed=seed, bs=FASTAI_BATCH, num_workers=2,
             item_tfms=fv.Resize(224), batch_tfms=[*fv.aug_transforms(), normalise],
         )  # fmt: skip
         found = fv.vision_learner(
@@ -114,6 +115,7 @@ def fastai_way(data: Path, minutes: float) -> list[tuple[str, str]]:
     head, whole = (batches * seconds_a_batch(frozen=one) for one in (True, False))
     epochs = max(1, round((60 * minutes - head) / whole))
     began = time.monotonic()
+    fv.set_seed(seed)
     learn = learner()
     until = Until(began + 60 * minutes)
     with learn.no_bar(), learn.no_logging():
@@ -122,5 +124,5 @@ def fastai_way(data: Path, minutes: float) -> list[tuple[str, str]]:
     said, _ = learn.get_preds(dl=learn.dls.test_dl(files))
     names = learn.dls.vocab
     right = sum(names[int(row.argmax())] == label for row, label in zip(said, labels, strict=True))
-    told = f"  fastai's fine_tune({epochs}), {until.steps} steps"
+    told = f"  fastai's fine_tune({epochs}), seed {seed}, {until.steps} steps"
     return [(told, f"{right / len(labels):.2%}")]

@@ -28,6 +28,7 @@ from reslab.learning.pace import Pace
 from reslab.networks.catalogue import NetworkSpec, build_network
 from reslab.networks.model_file import load_model, read_tensors
 from reslab.pictures.data_source import DataSource
+from reslab.recipes.files import load_recipe
 from reslab.recipes.recipe import Recipe
 from reslab.reporting import content
 from reslab.run.folder import Run
@@ -255,6 +256,60 @@ def test_pretrained_it_begins_with_a_solved_head_and_trains_on_from_it(
     assert [stage["fields"]["train_from"] for stage in stages][:3] == ["head", "7", "4"]
     assert load_model(run.path).network
     assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
+
+
+@pytest.mark.parametrize("averaging", ["none", "flip"])
+def test_what_cached_features_cannot_have_waits_for_pictures(
+    split_photos, tmp_path, weights, monkeypatch, ticking, averaging
+):
+    """An average over views is the finished model's; CutMix is of stages on pictures."""
+    monkeypatch.setattr(ladder, "WHOLE_FROM", 1e9)  # photos as small as these pass many times
+    options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
+    fields = {"preprocess.size": 32, "mix.cutmix": 1.0, "averaging": averaging}
+    out = tmp_path / "run"
+    run = reslab.train(split_photos, out=out, minutes=2, fields=fields, **options)
+    stages = run.info["stages"]
+    assert [stage["name"] for stage in stages][:3] == ["head", "last layers", "later layers"]
+    plan = tomllib.loads((out / "plan.toml").read_text("utf-8"))
+    recipe = Recipe.model_validate(plan["recipe"])
+    mixed = [recipe.with_fields(stage["fields"]).mix.cutmix for stage in stages[:3]]
+    assert mixed == [0, 0, 1]
+    assert load_model(out).averaging == run.test.get("averaging", "none") == averaging
+    if averaging != "none":
+        assert run.validation["without_averaging"]["loss"] != run.validation["loss"]
+    assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
+
+
+@pytest.mark.usefixtures("ticking")
+def test_a_recipes_own_early_stop_and_growing_pictures_give_way_to_the_clock(
+    split_photos, tmp_path, weights
+):
+    fields = {"network": "small-resnet", "weights": str(weights), "preprocess.size": 32}
+    ends = {"patience": 3, "progressive.start": 0.5, "progressive.multiple": 8}
+    asked = {"head": "trained", "features": "online"} | ends
+    recipe = load_recipe("photos").with_fields(fields | asked)
+    run = reslab.train(split_photos, recipe=recipe, out=tmp_path / "run", minutes=2, quiet=True)
+    assert run.finished
+    assert [stage["name"] for stage in run.info["stages"]][:2] == ["head", "last layers"]
+
+
+def test_a_head_that_is_to_average_is_judged_so_and_learns_from_train_alone(
+    split_photos, tmp_path, weights, monkeypatch, ticking
+):
+    monkeypatch.setattr(ladder, "LEAST_EPOCHS", 1e9)  # there is time for little else
+    monkeypatch.setattr(ladder, "_last_layers", lambda *given: None)
+    monkeypatch.setattr(ladder, "_trained", lambda *given: (_ for _ in ()).throw(EnoughError))
+    options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
+    fields = {"preprocess.size": 32, "averaging": "flip"}
+    run = reslab.train(
+        split_photos, out=tmp_path / "run", minutes=MINUTES, fields=fields, **options
+    )
+    assert [stage["name"] for stage in run.info["stages"]][:1] == ["head"]
+    assert not any(stage["together"] for stage in run.info["stages"])
+    best = run.history[0]
+    plain = run.validation["without_averaging"]["loss"]
+    assert plain == pytest.approx(best["validation_loss"], rel=0.3)
+    assert run.validation["loss"] != plain
 
 
 def test_a_head_is_solved_on_the_features_there_was_time_for(
@@ -548,6 +603,7 @@ def test_a_second_is_enough_for_the_chosen_head_on_all(seconds, begun):
         clock=SimpleNamespace(left_to_learn=seconds),
         plan=SimpleNamespace(stages=[stage], pinned=[]),
         best_stage=stage,
+        averages=False,
         base=SimpleNamespace(pictures=SimpleNamespace(splits={"validation": range(10)})),
     )
     found = ladder.next_stage(work)
@@ -651,6 +707,18 @@ def test_a_test_split_that_would_take_most_of_the_time_is_scored_by_a_sample(tes
     counting.note_rate(100, 1.0)
     assert counting.to_score == scored
     assert counting.after_test < counting.ending < 70
+
+
+def test_an_average_over_views_is_timed_as_the_passes_it_takes():
+    counting = clock.Clock(time.perf_counter(), 100.0)
+    counting.test = 1000
+    counting.note_rate(100, 1.0)
+    alone = counting.ending - counting.leaving
+    counting.views = 3
+    assert counting.to_score == 1000
+    assert counting.ending - counting.leaving > 2 * alone
+    counting.views = 6
+    assert counting.to_score < 1000
 
 
 @pytest.mark.usefixtures("ticking")

@@ -9,6 +9,8 @@ from torch import nn
 from reslab.pictures.batches import Batch
 from reslab.pictures.settings import Averaging
 
+VIEWS: dict[Averaging, int] = {"none": 1, "flip": 2, "flip-shift": 6}  # that an average is over
+
 
 def logits_of(
     network: nn.Module, batches: Iterable[Batch], device: str, averaging: Averaging = "none"

@@ -116,7 +116,7 @@ _TEXTS: dict[str, tuple[str, str]] = CHECK_TEXTS | {
     "parameters": ("parameters", "参数"),
     "operations": ("multiply-adds", "乘加次数"),
     "plan": ("What the time was used for", "时间用在了哪里"),
-    "plan_minutes": ("It had {minutes} minutes.", "总共有 {minutes} 分钟。"),
+    "plan_minutes": ("It was given {minutes} min.", "总共有 {minutes} 分钟。"),
     "plan_repeated": ("A plan was repeated.", "重复了一份计划。"),
     "plan_help": (
         "Each stage began with the best weights before it, and only the validation split chose."

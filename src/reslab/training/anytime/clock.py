@@ -34,8 +34,8 @@ class Clock:
 
     began: when the time began to count, by time.perf_counter(). seconds: how long it is. before:
     seconds that were used earlier. test, validation: pictures that are judged at the end.
-    to_learn: seconds there were when the pictures had been read. files, curves, report: seconds
-    that these take on this machine.
+    views: of each of these that pass then. to_learn: seconds there were when the pictures had been
+    read. files, curves, report: seconds that these take on this machine.
     """
 
     def __init__(self, began: float, seconds: float, before: float = 0.0) -> None:
@@ -43,6 +43,7 @@ class Clock:
         self.seconds = seconds
         self.before = before
         self.test = self.validation = 0
+        self.views = 1
         self.to_learn = seconds
         self.validated = True  # whether the best weights' features of the latter are there
         self.rate: float | None = None
@@ -85,19 +86,24 @@ class Clock:
     @property
     def to_score(self) -> int:
         """How many of the test pictures: all, or a sample where these would take too long."""
-        possible = self.to_learn * self.rate / self.slower if self.rate else math.inf
+        possible = self.to_learn / self._a_picture if self.rate else math.inf
         if self.test <= SCORING_SHARE * possible:
             return self.test
         return max(int(SAMPLE_SHARE * possible), least_scored(self.test))
 
     @property
     def _scoring(self) -> float:
-        return self._judging_again + (self.slower * self.to_score / self.rate if self.rate else 0.0)
+        return self._judging_again + self.to_score * self._a_picture
+
+    @property
+    def _a_picture(self) -> float:
+        """Seconds that judging a picture at the end takes, if that is known."""
+        return self.slower * self.views / self.rate if self.rate else 0.0
 
     @property
     def _judging_again(self) -> float:
         judged = 0 if self.validated else self.validation
-        return self.slower * judged / self.rate if self.rate else 0.0
+        return judged * self._a_picture
 
     @property
     def _shown(self) -> float:

@@ -36,16 +36,15 @@ QUICK_SHARE = 0.15  # of the time, for a first model where nothing was pretraine
 CYCLES = 4  # that are each longer than the one before
 LONGER = 4  # a cycle from scratch is so many times as long as the one before
 
-HEAD: dict[str, Any] = {
+# Where features are cached, what goes by pictures cannot be.
+CACHED: dict[str, Any] = {"features": "cached", "averaging": "none", "mix.cutmix": 0.0}
+HEAD: dict[str, Any] = CACHED | {
     "train_from": "head",
     "head": "solved",
-    "features": "cached",
     "views": 0,
-    "averaging": "none",
     "drop_path": 0.0,
     "ema_decay": 0.0,
     "mix.mixup": 0.0,
-    "mix.cutmix": 0.0,
     "optimizer.clip_norm": 0.0,
     "augment.policy": "none",
     "augment.erase": 0.0,
@@ -65,13 +64,15 @@ WHOLE: dict[str, Any] = {
     "schedule.warmup": 0.1,
 }
 LATER: dict[str, Any] = WHOLE | {"features": "online", "views": 1000}
-LAST_LAYERS: dict[str, Any] = WHOLE | {
-    "features": "cached",
-    "views": 1,
-    "averaging": "none",
-    "precision": "fp32",
-    "optimizer.lr": 5e-4,
-}
+LAST_LAYERS: dict[str, Any] = (
+    WHOLE
+    | CACHED
+    | {
+        "views": 1,
+        "precision": "fp32",
+        "optimizer.lr": 5e-4,
+    }
+)
 
 
 def next_stage(work: Work) -> Stage | None:
@@ -83,16 +84,20 @@ def next_stage(work: Work) -> Stage | None:
         found = _after_head(work) if _solvable(work.base) else _from_scratch(work)
     if found is None:
         return None
-    # What a solved head cannot have is left out of its stage, whoever asked for it.
-    pinned = set(work.plan.pinned) - (
-        HEAD.keys() if found.fields["train_from"] == "head" else set()
-    )
+    pinned = set(work.plan.pinned) - _needed(found.fields)
     kept = {name: value for name, value in found.fields.items() if name not in pinned}
     given_up = sum(stage.diverged for stage in work.plan.stages)
     if given_up:
         rate = kept.get("optimizer.lr", work.base.recipe.optimizer.lr)
         kept["optimizer.lr"] = rate * CALMER**given_up
     return found.model_copy(update={"fields": kept})
+
+
+def _needed(fields: dict[str, Any]) -> set[str]:
+    """What a stage with these fields cannot have otherwise, whoever asked for it."""
+    if fields["train_from"] == "head":
+        return set(HEAD)
+    return set(CACHED) if fields.get("features") == "cached" else set()
 
 
 def _solvable(base: Prepared) -> bool:
@@ -163,7 +168,8 @@ def _together(work: Work) -> Stage | None:
     chosen = work.best_stage is last and last.fields.get("train_from") == "head"
     if last.together or not chosen or last.pictures or last.passes or not last.strength:
         return None
-    if "validation" not in work.base.pictures.splits:
+    # Averages over views are known of no features, and could not be judged any more after it.
+    if "validation" not in work.base.pictures.splits or work.averages:
         return None
     return Stage(
         name="head on all",

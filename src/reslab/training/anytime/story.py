@@ -15,6 +15,7 @@ from typing import Any
 from reslab.errors import InputError, InterruptedRunError
 from reslab.learning.state import DivergedError, Progress
 from reslab.networks.catalogue import OURS
+from reslab.networks.inference import VIEWS
 from reslab.process import leave_at, refuse_several, tell
 from reslab.recipes.recipe import Recipe, dotted_name
 from reslab.run.display import Display
@@ -39,6 +40,8 @@ _DECIDED = (
     "epochs", "train_from", "head", "views", "features", "checkpoint_every", "patience", "folds",
     "progressive.start",
 )  # fmt: skip
+# A recipe's own of these would not go with a stage of the plan.
+_SETTLED = {"train_from": "all", "patience": None, "folds": 0, "progressive.start": 1.0}
 
 
 def staged_plan(
@@ -100,7 +103,7 @@ def by_plan(plan: Plan | None) -> dict[str, Any]:
 
 def decided(plan: Plan | None) -> dict[str, Any]:
     """What the clock has decided of a recipe before it is known."""
-    return {} if plan is None or plan.minutes is None else {"train_from": "all"}
+    return {} if plan is None or plan.minutes is None else dict(_SETTLED)
 
 
 def whole_recipe(plan: Plan | None, chosen: Recipe, changes: Mapping[str, Any]) -> Recipe:
@@ -158,6 +161,8 @@ def work_by_plan(
         clock = Clock(began, 60 * minutes if minutes else plan.left, plan.used)
         counts = prepared.pictures.counts()
         clock.test, clock.validation = counts["test"], counts["validation"]
+        averaging = prepared.recipe.averaging
+        clock.views = VIEWS[averaging] + (averaging != "none")  # it is scored without it too
     work = Work(run, prepared, device, display, began, plan, clock)
     if plan.judged is not None:
         work.judge_by(plan.judged)

@@ -171,6 +171,11 @@ class Work:
             yield batch
 
     @property
+    def averages(self) -> bool:
+        """Whether the model will average over views, which no features are cached of."""
+        return self.base.recipe.averaging != "none"
+
+    @property
     def best_stage(self) -> Stage | None:
         """The stage that the best weights come from."""
         before = (one for one in self.plan.stages if one.done)
@@ -187,7 +192,7 @@ class Work:
             labels = tensors["validation.labels"]
             return Scored(np.arange(len(labels)), tensors["validation.logits"], labels)
         session = self.best
-        if session is None or session.prepared.recipe.averaging != "none":
+        if session is None or self.averages:
             return None
         prepared = session.prepared
         prepared.network.load_state_dict(session.best_weights())

@@ -74,7 +74,7 @@ def _close(work: Work, session: Session | None, number: int, started: float, bef
     if stage.done and session is not None and progress.best_epoch >= stage.first:
         # A stage that was done before the run was stopped has no features at hand.
         features = isinstance(session.prepared.batches, FeatureBatches)
-        quick = features and "validation" in session.prepared.evaluation
+        quick = features and "validation" in session.prepared.evaluation and not work.averages
         work.best = session if quick else None
         if work.clock is not None:
             work.clock.validated = quick
