@@ -192,7 +192,7 @@ class Work:
             labels = tensors["validation.labels"]
             return Scored(np.arange(len(labels)), tensors["validation.logits"], labels)
         session = self.best
-        if session is None or self.averages:
+        if session is None:
             return None
         prepared = session.prepared
         prepared.network.load_state_dict(session.best_weights())
