@@ -848,6 +848,27 @@ def test_the_last_layers_are_those_that_cost_less_than_the_others():
     assert ladder.later_layers(base) == "layer1"
 
 
+@pytest.mark.parametrize(
+    ("passes", "epochs", "views"),
+    [(2.8, None, 1), (3.0, 2, 1), (5.6, 4, 1), (5.8, 4, 2), (50, 4, 2)],
+)
+def test_the_last_layers_see_a_second_view_where_it_takes_no_epoch(
+    monkeypatch, passes, epochs, views
+):
+    """Less time is better spent on epochs of one."""
+    monkeypatch.setattr(ladder, "last_layers", lambda base: "layer4")
+    counts = {"train": 900, "validation": 100}
+    base = SimpleNamespace(pictures=SimpleNamespace(counts=lambda: counts))
+    stage = ladder._last_layers(
+        SimpleNamespace(base=base, progress=SimpleNamespace(epoch=0)), passes
+    )
+    if epochs is None:
+        assert stage is None
+    else:
+        assert stage.fields["views"] == views
+        assert stage.fields["epochs"] == (epochs if epochs == 4 else 2 * epochs)
+
+
 def test_steps_that_become_slower_make_the_end_longer(monkeypatch):
     seconds = iter([float(number) for number in range(30)] + [30.0 + 3 * n for n in range(60)])
     monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))

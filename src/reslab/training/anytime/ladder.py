@@ -25,6 +25,7 @@ LATER_PASSES = 3.0  # forward passes that a step of all but the first layers cos
 LAST = 0.4  # of a pass's operations, that the last layers may take
 LAST_PASSES = 0.9  # forward passes of the whole network, that a step of the last layers costs
 LAST_EPOCHS = (2, 4)  # least that are worth their features; most, then more of the network pays
+LAST_VIEWS = 2  # of each picture, where there is time for these and most epochs
 WHOLE_FROM = 20.0  # epochs of the whole network, for which the first layers need not be spared
 FULL_RATE_AT = 2.0  # epochs; a shorter training would not find back from large steps, and in a
 # longer one they would carry the weights too far from where they were pretrained
@@ -68,7 +69,6 @@ LAST_LAYERS: dict[str, Any] = (
     WHOLE
     | CACHED
     | {
-        "views": 1,
         "precision": "fp32",
         "optimizer.lr": 5e-4,
     }
@@ -195,18 +195,21 @@ def _trained(work: Work, epochs: float, name: str, what: str, fields: dict[str, 
 def _last_layers(work: Work, passes: float) -> Stage | None:
     """The last layers on cached features of the others, if there is time for `passes` of all."""
     pictures = work.base.pictures.counts()
-    features = 1 + pictures["validation"] / pictures["train"]
+    passes -= pictures["validation"] / pictures["train"]
     least, most = LAST_EPOCHS
-    epochs = min(most, int((passes - features) / LAST_PASSES))
+    views = LAST_VIEWS if passes - LAST_VIEWS >= most * LAST_PASSES else 1
+    epochs = min(most, int((passes - views) / LAST_PASSES))
+    seen = "one view" if views == 1 else f"{views} views"
     layer = last_layers(work.base) if epochs >= least else None
     if layer is None:
         return None
     return Stage(
         name="last layers",
-        why=f"from {layer} on, on cached features of what comes before: {epochs} epochs",
+        why=f"from {layer} on, on cached features of what comes before: {epochs} epochs of {seen}",
         fields=LAST_LAYERS
         | {
             "train_from": layer,
+            "views": views,
             "epochs": work.progress.epoch + (epochs if epochs == most else 2 * epochs),
         },
     )
