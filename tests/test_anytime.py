@@ -281,11 +281,11 @@ def test_what_cached_features_cannot_have_waits_for_pictures(
 
 
 @pytest.mark.usefixtures("ticking")
-def test_a_recipes_own_early_stop_and_growing_pictures_give_way_to_the_clock(
+def test_a_recipes_own_early_stop_folds_and_growing_pictures_give_way_to_the_clock(
     split_photos, tmp_path, weights
 ):
     fields = {"network": "small-resnet", "weights": str(weights), "preprocess.size": 32}
-    ends = {"patience": 3, "progressive.start": 0.5, "progressive.multiple": 8}
+    ends = {"patience": 3, "folds": 5, "progressive.start": 0.5, "progressive.multiple": 8}
     asked = {"head": "trained", "features": "online"} | ends
     recipe = load_recipe("photos").with_fields(fields | asked)
     run = reslab.train(split_photos, recipe=recipe, out=tmp_path / "run", minutes=2, quiet=True)
