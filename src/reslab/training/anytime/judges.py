@@ -18,15 +18,18 @@ TOGETHER = 512  # pictures at most, by which the rate of judging is measured
 
 
 def choose_judges(work: Work, clock: Clock) -> None:
-    """Let as many validation pictures choose as there is time for, if not all."""
+    """Let as many validation pictures choose as there is time for, if not all.
+
+    The end judges by them once more, over all views that the model averages.
+    """
     count = work.base.pictures.counts()["validation"]
     if count <= LEAST_JUDGED or work.plan.judged is not None:
         return
     seconds = count * measure(work.base.network, work.base.spec).multiply_adds / SLOW
-    if seconds < JUDGING_SHARE * clock.left:
+    if clock.views * seconds < JUDGING_SHARE * clock.left:
         return
     measure_rate(work, clock)
-    possible = clock.left * (clock.rate or 0.0)
+    possible = clock.left * (clock.rate or 0.0) / clock.views
     if count > JUDGING_SHARE * possible:
         work.judge_by(max(int(SAMPLE_SHARE * possible), LEAST_JUDGED))
 

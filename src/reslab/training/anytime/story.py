@@ -40,7 +40,7 @@ _DECIDED = (
     "epochs", "train_from", "head", "views", "features", "checkpoint_every", "patience", "folds",
     "progressive.start",
 )  # fmt: skip
-# A recipe's own of these would not go with a stage of the plan.
+# A recipe's own of these would not go with each stage of a plan.
 _SETTLED = {"train_from": "all", "patience": None, "folds": 0, "progressive.start": 1.0}
 
 
@@ -211,6 +211,8 @@ def _learn(work: Work, session: Session) -> None:
         work.clock.to_learn = work.clock.left
     if work.clock is not None and work.run.best_checkpoint.exists():  # the run goes on
         measure_rate(work, work.clock)
+        chosen = work.best_stage  # no features of before the stop are at hand
+        work.clock.validated = chosen is not None and chosen.together
     if work.clock is not None and not stages:
         choose_judges(work, work.clock)
         session.prepared = replace(session.prepared, pictures=work.base.pictures)
