@@ -65,14 +65,7 @@ WHOLE: dict[str, Any] = {
     "schedule.warmup": 0.1,
 }
 LATER: dict[str, Any] = WHOLE | {"features": "online", "views": 1000}
-LAST_LAYERS: dict[str, Any] = (
-    WHOLE
-    | CACHED
-    | {
-        "precision": "fp32",
-        "optimizer.lr": 5e-4,
-    }
-)
+LAST_LAYERS: dict[str, Any] = WHOLE | CACHED | {"precision": "fp32", "optimizer.lr": 5e-4}
 
 
 def next_stage(work: Work) -> Stage | None:
