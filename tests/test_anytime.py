@@ -25,6 +25,7 @@ import reslab
 from reslab.errors import InputError, InterruptedRunError
 from reslab.learning import loop
 from reslab.learning.pace import Pace
+from reslab.learning.state import Milestone
 from reslab.networks.catalogue import NetworkSpec, build_network
 from reslab.networks.model_file import load_model, read_tensors
 from reslab.pictures.data_source import DataSource
@@ -239,6 +240,19 @@ def test_a_stopped_run_goes_on_and_its_plan_still_repeats(
         repeat(split_photos, run, tmp_path / "third")
     monkeypatch.setattr(working, "train_epochs", original)
     assert sha(reslab.resume(tmp_path / "third", quiet=True)) == sha(run)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_run_that_goes_on_keeps_time_to_judge_again(tmp_path, monkeypatch, together):
+    """No features of before are at hand; but what they said of the head on all was kept."""
+    for name in ("measure_rate", "rehearse", "next_stage"):
+        monkeypatch.setattr(story, name, lambda *given: None)
+    best = Stage(name="head", fields={}, done=True, together=together)
+    counting = clock.Clock(time.perf_counter(), 60.0)
+    run = SimpleNamespace(best_checkpoint=tmp_path)
+    work = SimpleNamespace(clock=counting, plan=Plan(stages=[best]), run=run, best_stage=best)
+    story._learn(work, SimpleNamespace())
+    assert counting.validated == together
 
 
 @pytest.mark.usefixtures("ticking")
@@ -604,6 +618,25 @@ def test_no_stage_is_begun_for_a_few_steps(monkeypatch, seconds, begun):
     assert (ladder._after_head(work) is not None) == begun
 
 
+@pytest.mark.parametrize(("seconds", "begun"), [(5.0, None), (40.0, "head")])
+def test_the_rest_of_the_pictures_is_worth_the_head_again(monkeypatch, seconds, begun):
+    """However few they are: then the head may learn from the validation pictures too."""
+    for name in ("_together", "_last_layers", "_trained"):
+        monkeypatch.setattr(ladder, name, lambda *given: None)
+    monkeypatch.setattr(ladder, "later_layers", lambda base: "blocks.2")
+    stage = Stage(name="head", fields={"train_from": "head"}, pictures=2750)
+    work = SimpleNamespace(
+        clock=SimpleNamespace(rate=100.0, left_to_learn=seconds),
+        plan=SimpleNamespace(stages=[stage], pinned=[]),
+        base=SimpleNamespace(pictures=SimpleNamespace(splits={"train": range(3375)})),
+        features_precision=("fp32", 1.0),
+        progress=SimpleNamespace(epoch=1),
+    )
+    found = ladder._after_head(work)
+    assert (found and found.name) == begun
+    assert found is None or found.pictures is None
+
+
 @pytest.mark.parametrize(("seconds", "begun"), [(0.3, None), (1.0, "head on all")])
 def test_a_second_is_enough_for_the_chosen_head_on_all(seconds, begun):
     stage = Stage(name="head", fields={"train_from": "head"}, strength=0.1, done=True)
@@ -629,6 +662,24 @@ def test_a_slow_first_pass_says_nothing_of_the_rate(tmp_path):
         stop()
         assert counting.left_to_learn > 50
     assert counting.rate is not None
+
+
+@pytest.mark.parametrize(("judged", "rate"), [(5, 100.0), (60, 6.0)])
+def test_judging_a_few_pictures_says_nothing_of_the_rate(judged, rate):
+    """Five photos a class ended 9 s early: scoring was expected to be as slow."""
+    counting = clock.Clock(time.perf_counter(), 60.0)
+    counting.note_rate(100, 1.0)
+    work = SimpleNamespace(
+        clock=counting,
+        plan=Plan(stages=[Stage(name="later layers", fields={})]),
+        progress=SimpleNamespace(epoch=1, step=0),
+        caught=[],
+    )
+    pictures = SimpleNamespace(splits={"validation": range(judged)})
+    session = SimpleNamespace(stage=0, prepared=SimpleNamespace(pictures=pictures, cut=None))
+    kept = steering.Steering(work, session, Pace([(0, 10)]), 10, 10)
+    kept.after(Milestone({"evaluate_seconds": 10.0}, best=False))
+    assert counting.rate == rate
 
 
 @pytest.mark.parametrize("other", [{"train_from": "layer4"}, {"precision": "bf16"}])

@@ -2,10 +2,13 @@
 
 import shutil
 import zipfile
+from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 from drawn_pictures import CLASSES, fill, picture
 from reslab.errors import InputError
@@ -329,6 +332,22 @@ def test_a_count_of_validation_pictures_is_met_exactly(mnist_root):
         pictures.splits["train"].labels
     )
     assert np.abs(shares - 5000 / 60000).max() < 0.0002
+
+
+def test_a_download_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    """An empty folder would pass for damaged data, even once there is a network."""
+
+    def offline(root, train, download):
+        assert download
+        (Path(root) / "MNIST" / "raw").mkdir(parents=True)
+        raise URLError("no network")
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", offline)
+    (tmp_path / "given").mkdir()
+    for root in ("given", "given", "absent/too"):
+        with pytest.raises(InputError, match=r"could not be downloaded \(.*no network"):
+            open_pictures("mnist", data_root=tmp_path / root)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "given"]
 
 
 def test_the_store_gives_what_decoding_gives(tmp_path):

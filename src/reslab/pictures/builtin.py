@@ -1,6 +1,7 @@
 """Built-in data sets: digits from scikit-learn, the others through torchvision's own classes."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -42,13 +43,18 @@ def open_builtin(name: str, data_root: str | Path | None) -> Pictures:
     root = user_path(given) if given else cache_folder() / "data"
     import torchvision
 
-    present = (root / _FOLDERS[name]).is_dir()
+    folder = root / _FOLDERS[name]
+    present = folder.is_dir()
+    absent = [part for part in (folder, *folder.parents) if not part.exists()]
     data_set = getattr(torchvision.datasets, _TORCHVISION[name])
     splits = {}
     for split in ("train", "test"):
         try:
             found = data_set(str(root), train=split == "train", download=not present)
         except Exception as error:  # torchvision raises what it meets: OSError, ValueError, ...
+            with suppress(OSError):  # an empty folder would pass for damaged data the next time
+                for part in absent:
+                    part.rmdir()
             raise InputError(_missing(name, root, present, error)) from None
         pixels, labels = torch.as_tensor(found.data), found.targets
         pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()

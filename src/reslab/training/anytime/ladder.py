@@ -13,7 +13,7 @@ from reslab.training.anytime.plan import Stage
 from reslab.training.anytime.work import Work
 from reslab.training.preparation import Prepared
 
-MORE = 1.3  # times as many pictures, for which a head is solved again
+MORE = 1.3  # times as many pictures, if not all, for which a head is solved again
 GLANCE = 250  # pictures of train that the very first model learns from, where there are many
 GLANCE_SHARE = 0.3  # of the time that these may take
 WORTH = 2.0  # seconds of learning below which a stage is not begun
@@ -130,7 +130,7 @@ def _after_head(work: Work) -> Stage | None:
     if all(stage.fields.get("train_from") == "head" for stage in stages) and seen < count:
         known = max(stage.pictures or count for stage in stages)
         wanted = min(count, max(seen + possible, known))
-        if wanted > MORE * seen:
+        if wanted > MORE * seen or wanted == count:
             return Stage(
                 name="head",
                 why="the head again, on more of the pictures",

@@ -11,6 +11,7 @@ from reslab.training.session import Session
 SAVE_EVERY = 20.0  # seconds between checkpoints within an epoch
 SETTLED = 3  # steps before their time is believed
 NEAR = 5  # steps before the end, where each correction counts
+TELLING = 50  # pictures, by whose judging the rate is known
 JUDGING = 1.2  # passes that one of a network that trains takes, as long as none was measured
 
 
@@ -48,7 +49,7 @@ class Steering:
         if isinstance(event, Milestone):
             self._judging = self._times.other()
             whole = self._session.prepared.cut is None  # features pass faster than pictures
-            if work.clock is not None and whole:
+            if work.clock is not None and whole and self._validation >= TELLING:
                 work.clock.note_rate(self._validation, event.record["evaluate_seconds"] or 0.0)
                 self._times.forget_slowness()
         else:
