@@ -23,6 +23,7 @@ from torch import nn
 
 import reslab
 from reslab.errors import InputError, InterruptedRunError
+from reslab.features.extraction import Features, NoRoomError
 from reslab.learning import loop
 from reslab.learning.pace import Pace
 from reslab.learning.state import Milestone
@@ -270,6 +271,31 @@ def test_pretrained_it_begins_with_a_solved_head_and_trains_on_from_it(
     assert [stage["fields"]["train_from"] for stage in stages][:3] == ["head", "7", "4"]
     assert load_model(run.path).network
     assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
+
+
+@pytest.mark.usefixtures("ticking")
+def test_layers_without_room_for_their_features_are_left_out(
+    split_photos, tmp_path, weights, monkeypatch
+):
+    """Else a full disk takes the score away too."""
+    monkeypatch.setattr(ladder, "WHOLE_FROM", 1e9)
+    original = Features.make_room
+
+    def full(features, count):
+        if len(features.shape) > 1:
+            raise NoRoomError("a gigabyte")
+        return original(features, count)
+
+    monkeypatch.setattr(Features, "make_room", full)
+    options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
+    fields = {"preprocess.size": 32}
+    run = reslab.train(split_photos, out=tmp_path / "run", minutes=2, fields=fields, **options)
+    stages = run.info["stages"]
+    assert [stage["name"] for stage in stages][:3] == ["head", "last layers", "later layers"]
+    assert [stage["done"] for stage in stages][:3] == [True, False, True]
+    assert run.test
+    page = reslab.report(run.path, language="en", quiet=True).read_text()
+    assert "no room for its features" in page
 
 
 @pytest.mark.parametrize("averaging", ["none", "flip"])

@@ -69,6 +69,10 @@ class ViewSettings:
         return torch.cat(parts)
 
 
+class NoRoomError(InputError):
+    """Features can be kept neither in the cache nor in memory."""
+
+
 class Features:
     """What a frozen network makes of views of pictures, from the cache where it is known.
 
@@ -137,7 +141,7 @@ class Features:
         except OSError as error:
             self.cannot_save = f"{error.filename}: {error.strerror}"
         if self.cannot_save and needed > memory_budget():
-            raise InputError(
+            raise NoRoomError(
                 f"the features take {needed / 1e9:,.1f} GB and cannot be kept ({self.cannot_save}):"
                 " set fewer --views, --train-from a later layer, --features online, or a folder"
                 " with more room by RESLAB_CACHE"
@@ -219,7 +223,7 @@ class Features:
                 self.cannot_save = f"{error.filename or self._store.folder}: {error.strerror}"
         kept = len(self._unsaved) * self._store.item_bytes
         if kept + values.nbytes > memory_budget():
-            raise InputError(
+            raise NoRoomError(
                 f"features cannot be kept ({self.cannot_save}), and there is no memory for them:"
                 " make room, name another folder by RESLAB_CACHE, or set --features online"
             )

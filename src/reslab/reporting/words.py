@@ -129,6 +129,7 @@ _TEXTS: dict[str, tuple[str, str]] = CHECK_TEXTS | {
     "plan_seconds": ("seconds", "秒"),
     "plan_gain": ("gain", "提高"),
     "plan_diverged": ("(diverged)", "（发散）"),
+    "plan_no_room": ("(no room for its features)", "（没有空间存放特征）"),
     "plan_outlook": (
         "Going by its course so far, twice the time would probably add about {gain} on validation.",
         "按目前的走势，再用一倍的时间，验证集上大概能再提高 {gain}。",

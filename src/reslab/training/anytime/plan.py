@@ -31,7 +31,8 @@ class Stage(_Part):
     turns: of its `Pace`. strength: of a solved head, as it was chosen. passes: over the features,
     after which solving it was cut off, if it was. together: the head is solved at that strength on
     the validation pictures too, and so cannot be judged by them. first: the epoch that it begins
-    with. What follows was measured; diverged: that it had to be given up.
+    with. What follows was measured; diverged, no_room: that it had to be given up, for its steps
+    were too large, or its features.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Stage(_Part):
     seconds: float = 0.0
     done: bool = False
     diverged: bool = False
+    no_room: bool = False
     validation_accuracy: float | None = None
     validation_loss: float | None = None
     gain: float | None = None

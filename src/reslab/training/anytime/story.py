@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reslab.errors import InputError, InterruptedRunError
+from reslab.features.extraction import NoRoomError
 from reslab.learning.state import DivergedError, Progress
 from reslab.networks.catalogue import OURS
 from reslab.networks.inference import VIEWS
@@ -218,7 +219,7 @@ def _learn(work: Work, session: Session) -> None:
         session.prepared = replace(session.prepared, pictures=work.base.pictures)
     rehearse(work, session)
     for number, stage in enumerate(stages):
-        if not stage.done and not stage.diverged:
+        if not (stage.done or stage.diverged or stage.no_room):
             _carry_out(work, number)
     while work.clock is not None and (found := next_stage(work)) is not None:
         work.stop()
@@ -243,6 +244,14 @@ def _carry_out(work: Work, number: int) -> None:
         if work.clock is None or given_up > TRIES:
             raise
         work.display.warn(f"{error}; again from the best so far, more slowly")
+        return
+    except NoRoomError:
+        if work.clock is None or not work.run.best_checkpoint.exists():
+            raise
+        work.display.warn(
+            f"stage {number} is left out: there is no room for its features; to have it, name"
+            " another folder by RESLAB_CACHE"
+        )
         return
     if work.clock is not None and work.clock.rate is None:
         measure_rate(work, work.clock)

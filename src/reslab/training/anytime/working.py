@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from reslab.errors import InputError
-from reslab.features.extraction import FeatureBatches
+from reslab.features.extraction import FeatureBatches, NoRoomError
 from reslab.features.solving import CutOffError
 from reslab.judging.scoring import Evaluations, judge, judge_all
 from reslab.learning.loop import train_epochs
@@ -36,7 +36,10 @@ from reslab.training.transfer import (
 
 
 def run_stage(work: Work, number: int) -> None:
-    """Carry out a stage of the plan, or what is left of it. Raises EnoughError."""
+    """Carry out a stage of the plan, or what is left of it.
+
+    Raises EnoughError; DivergedError or NoRoomError where it has to be given up.
+    """
     stage = work.plan.stages[number]
     started = time.perf_counter()
     before = work.progress.best_accuracy
@@ -49,8 +52,9 @@ def run_stage(work: Work, number: int) -> None:
             _solve(work, session, stage)
         else:
             _train(work, session, stage)
-    except (EnoughError, DivergedError) as error:
+    except (EnoughError, DivergedError, NoRoomError) as error:
         stage.diverged = isinstance(error, DivergedError)
+        stage.no_room = isinstance(error, NoRoomError)
         # What came after the last milestone has no part in the result.
         if stage.turns and _judged(work, number):
             pace = Pace(stage.turns)
