@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,6 +65,12 @@ class Ticking:
     def perf_counter(self, tick=TICK):
         self.pass_by(tick)
         return time.perf_counter() + self.passed
+
+
+@pytest.fixture(autouse=True)
+def few_choose(monkeypatch):
+    """The sets drawn here are small."""
+    monkeypatch.setattr(work_, "FEW", 1)
 
 
 @pytest.fixture
@@ -296,6 +303,28 @@ def test_layers_without_room_for_their_features_are_left_out(
     assert run.test
     page = reslab.report(run.path, language="en", quiet=True).read_text()
     assert "no room for its features" in page
+
+
+@pytest.mark.usefixtures("ticking")
+@pytest.mark.parametrize(("few", "said"), [(1, ""), (30, "7 validation pictures choose by luck")])
+def test_few_validation_pictures_do_not_choose(
+    split_photos, tmp_path, monkeypatch, capsys, few, said
+):
+    """Five of them favoured weights that lost a fifth of the accuracy of the last ones."""
+    original, seen = loop.judge_all, itertools.count(2)
+
+    def ever_worse(*given):
+        return {name: replace(of, accuracy=1 / next(seen)) for name, of in original(*given).items()}
+
+    monkeypatch.setattr(work_, "FEW", few)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "judge_all", ever_worse)
+        run = train(split_photos, tmp_path / "run", quiet=False)
+    assert len(run.history) > 1
+    assert run.info["best_epoch"] == (0 if few == 1 else len(run.history) - 1)
+    assert said in capsys.readouterr().err
+    if said:
+        assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
 
 
 @pytest.mark.parametrize("averaging", ["none", "flip"])

@@ -41,11 +41,12 @@ def train_epochs(
     judged: Evaluations,
     device: str,
     pace: Pace | None = None,
+    choose: bool = True,
 ) -> Iterator[Step | Milestone]:
     """Train from where the state stands to the recipe's last epoch, or until its patience ends.
 
-    judged: what to score after each epoch; "validation" decides which weights are best, "test" is
-        only watched.
+    judged: what to score after each epoch; "validation" decides which weights are best (the
+        last ones, where it is not to `choose`), "test" is only watched.
     pace: where to end in the place of the last epoch, perhaps within one; it may be given another
         turn at any yield.
     Raises InputError when a loss or a weight is not finite.
@@ -92,7 +93,7 @@ def train_epochs(
         made = epoch * steps + progress.step
         factor = rate_factor(recipe.schedule, pace.place(made - 1), pace.length, steps)
         called = {"epoch": epoch, "learning_rate": recipe.optimizer.lr * factor}
-        yield reach_milestone(progress, scores, called, evaluate_seconds, made)
+        yield reach_milestone(progress, scores, called, evaluate_seconds, made, choose=choose)
 
 
 def _goes_on(progress: Progress, recipe: Recipe, steps: int, pace: Pace) -> bool:

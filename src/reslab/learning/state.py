@@ -100,9 +100,12 @@ def reach_milestone(
     called: Mapping[str, float],
     evaluate_seconds: float,
     made: int = 0,
+    *,
+    choose: bool = True,
 ) -> Milestone:
     """Close an epoch or a strength: its record, which begins with what it is `called`, and whether
-    it is the best. made: steps of the run, if it is one of steps."""
+    it is the best. made: steps of the run, if it is one of steps. choose: whether validation says
+    which is the best; it is the last one if not."""
     for name, found in scores.items():
         if not math.isfinite(found.loss):
             raise diverged(f"{name} loss", found.loss, progress)
@@ -118,9 +121,14 @@ def reach_milestone(
     record["evaluate_seconds"] = evaluate_seconds
     chosen = scores.get("validation")
     # Without a validation split nothing may choose, so the last weights are kept.
-    best = chosen is None or (chosen.accuracy, -chosen.loss) > (
-        progress.best_accuracy,
-        -progress.best_loss,
+    best = (
+        chosen is None
+        or not choose
+        or (chosen.accuracy, -chosen.loss)
+        > (
+            progress.best_accuracy,
+            -progress.best_loss,
+        )
     )
     progress.judged, progress.best = made, best
     if best:

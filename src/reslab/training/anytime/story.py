@@ -217,6 +217,10 @@ def _learn(work: Work, session: Session) -> None:
     if work.clock is not None and not stages:
         choose_judges(work, work.clock)
         session.prepared = replace(session.prepared, pictures=work.base.pictures)
+        few = work.base.pictures.counts()["validation"]
+        if few and not work.chooses:
+            say = work.display.say
+            say(f"judging    {few} validation pictures choose by luck: the last weights are kept")
     rehearse(work, session)
     for number, stage in enumerate(stages):
         if not (stage.done or stage.diverged or stage.no_room):

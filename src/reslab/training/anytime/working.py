@@ -187,7 +187,7 @@ def _solve(work: Work, session: Session, stage: Stage) -> None:
     stage.strength, stage.passes = found["strength"], passes.cut_after
     if stage.passes is not None:
         display.say(f"head       cut off after {stage.passes:,} passes: taken as it was then")
-    for _ in followed(session, _solved(session, started), 0):
+    for _ in followed(session, _solved(session, started, choose=work.chooses), 0):
         pass
 
 
@@ -240,7 +240,9 @@ def _solve_together(work: Work, session: Session, stage: Stage) -> None:
         pass
 
 
-def _solved(session: Session, started: float, *, together: bool = False) -> Iterator[Milestone]:
+def _solved(
+    session: Session, started: float, *, together: bool = False, choose: bool = True
+) -> Iterator[Milestone]:
     """The solved head, judged, if the validation pictures are not learned from together."""
     prepared, progress = session.prepared, session.state.progress
     batches = prepared.batches
@@ -254,7 +256,7 @@ def _solved(session: Session, started: float, *, together: bool = False) -> Iter
     progress.train_seconds += progress.epoch_seconds
     judging = {} if together else _judging(prepared)
     scores = judge_all(prepared.trained, judging, session.device)
-    yield reach_milestone(progress, scores, {"epoch": progress.epoch}, 0.0)
+    yield reach_milestone(progress, scores, {"epoch": progress.epoch}, 0.0, choose=choose)
 
 
 def _judging(prepared: Prepared) -> Evaluations:
@@ -277,7 +279,13 @@ def _train(work: Work, session: Session, stage: Stage) -> None:
         pace = Pace([(first, prepared.recipe.epochs * steps)])
     judged = {name: partial(work.watched, of) for name, of in _judging(prepared).items()}
     events = train_epochs(
-        session.state, prepared.recipe, prepared.batches, judged, session.device, pace
+        session.state,
+        prepared.recipe,
+        prepared.batches,
+        judged,
+        session.device,
+        pace,
+        choose=work.chooses,
     )
     steering = Steering(work, session, pace, prepared.recipe.epochs * steps, steps)
     stage.turns = pace.turns
