@@ -70,7 +70,7 @@ class Ticking:
 @pytest.fixture(autouse=True)
 def few_choose(monkeypatch):
     """The sets drawn here are small."""
-    monkeypatch.setattr(work_, "FEW", 1)
+    monkeypatch.setattr(story, "FEW", 1)
 
 
 @pytest.fixture
@@ -263,9 +263,23 @@ def test_a_run_that_goes_on_keeps_time_to_judge_again(tmp_path, monkeypatch, tog
     assert counting.validated == together
 
 
+@pytest.fixture
+def full(monkeypatch):
+    """There is room for the features of a head alone, while there is something in it."""
+    original, disk = Features.make_room, []
+
+    def make_room(features, count):
+        if disk and len(features.shape) > 1:
+            raise NoRoomError("a gigabyte")
+        return original(features, count)
+
+    monkeypatch.setattr(Features, "make_room", make_room)
+    return disk
+
+
 @pytest.mark.usefixtures("ticking")
 def test_pretrained_it_begins_with_a_solved_head_and_trains_on_from_it(
-    split_photos, tmp_path, weights, monkeypatch
+    split_photos, tmp_path, weights, monkeypatch, full
 ):
     monkeypatch.setattr(ladder, "WHOLE_FROM", 1e9)  # photos as small as these pass many times
     options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
@@ -278,22 +292,21 @@ def test_pretrained_it_begins_with_a_solved_head_and_trains_on_from_it(
     assert [stage["fields"]["train_from"] for stage in stages][:3] == ["head", "7", "4"]
     assert load_model(run.path).network
     assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
+    # Where there is no room, what repeats a plan waits for some.
+    full.append("of other things")
+    with pytest.raises(InputError, match="a gigabyte"):
+        repeat(split_photos, run, tmp_path / "later")
+    full.clear()
+    assert sha(reslab.resume(tmp_path / "later", quiet=True)) == sha(run)
 
 
 @pytest.mark.usefixtures("ticking")
 def test_layers_without_room_for_their_features_are_left_out(
-    split_photos, tmp_path, weights, monkeypatch
+    split_photos, tmp_path, weights, monkeypatch, full
 ):
     """Else a full disk takes the score away too."""
     monkeypatch.setattr(ladder, "WHOLE_FROM", 1e9)
-    original = Features.make_room
-
-    def full(features, count):
-        if len(features.shape) > 1:
-            raise NoRoomError("a gigabyte")
-        return original(features, count)
-
-    monkeypatch.setattr(Features, "make_room", full)
+    full.append("of other things")
     options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
     fields = {"preprocess.size": 32}
     run = reslab.train(split_photos, out=tmp_path / "run", minutes=2, fields=fields, **options)
@@ -305,26 +318,50 @@ def test_layers_without_room_for_their_features_are_left_out(
     assert "no room for its features" in page
 
 
-@pytest.mark.usefixtures("ticking")
-@pytest.mark.parametrize(("few", "said"), [(1, ""), (30, "7 validation pictures choose by luck")])
-def test_few_validation_pictures_do_not_choose(
-    split_photos, tmp_path, monkeypatch, capsys, few, said
-):
-    """Five of them favoured weights that lost a fifth of the accuracy of the last ones."""
+@pytest.fixture
+def ever_worse(monkeypatch):
+    """What is judged scores less each time."""
     original, seen = loop.judge_all, itertools.count(2)
 
-    def ever_worse(*given):
+    def judged(*given):
         return {name: replace(of, accuracy=1 / next(seen)) for name, of in original(*given).items()}
 
-    monkeypatch.setattr(work_, "FEW", few)
-    with monkeypatch.context() as patched:
-        patched.setattr(loop, "judge_all", ever_worse)
-        run = train(split_photos, tmp_path / "run", quiet=False)
+    for module in (loop, working):
+        monkeypatch.setattr(module, "judge_all", judged)
+
+
+@pytest.mark.usefixtures("ticking", "ever_worse")
+@pytest.mark.parametrize("few", [1, 30])
+def test_few_validation_pictures_do_not_choose(split_photos, tmp_path, monkeypatch, capsys, few):
+    """Five of them favoured weights that lost a fifth of the accuracy of the last ones."""
+    monkeypatch.setattr(story, "FEW", few)
+    run = train(split_photos, tmp_path / "run", quiet=False)
     assert len(run.history) > 1
     assert run.info["best_epoch"] == (0 if few == 1 else len(run.history) - 1)
-    assert said in capsys.readouterr().err
-    if said:
+    told = "7 validation pictures would choose by luck"
+    assert (told in capsys.readouterr().err) == (few == 30)
+    page = reslab.report(run.path, language="en", quiet=True).read_text()
+    assert page.count("would have chosen by luck") == (2 if few == 30 else 0)
+    if few == 30:
+        monkeypatch.setattr(story, "FEW", 1)  # the plan says it
         assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
+
+
+@pytest.mark.usefixtures("ticking", "ever_worse")
+@pytest.mark.parametrize("few", [1, 30])
+def test_few_validation_pictures_do_not_choose_between_heads(
+    split_photos, tmp_path, weights, monkeypatch, few
+):
+    for name in ("_last_layers", "_together"):
+        monkeypatch.setattr(ladder, name, lambda *given: None)
+    monkeypatch.setattr(ladder, "_trained", lambda *given: (_ for _ in ()).throw(EnoughError))
+    monkeypatch.setattr(ladder, "GLANCE", 16)
+    monkeypatch.setattr(story, "FEW", few)
+    options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
+    fields = {"preprocess.size": 32}
+    run = reslab.train(split_photos, out=tmp_path / "run", minutes=5, fields=fields, **options)
+    assert [stage["pictures"] for stage in run.info["stages"]] == [16, None]
+    assert run.info["best_epoch"] == (0 if few == 1 else 1)
 
 
 @pytest.mark.parametrize("averaging", ["none", "flip"])
@@ -656,16 +693,20 @@ def test_where_features_said_nothing_judging_is_timed_as_the_end_computes(monkey
     assert noted[-1] == 35
 
 
-@pytest.mark.parametrize(("seconds", "begun"), [(3.0, False), (300.0, True)])
-def test_no_stage_is_begun_for_a_few_steps(monkeypatch, seconds, begun):
-    """3 s at 100 passes a second are a tenth of a pass of 3,000 pictures: 0.03 epochs."""
+@pytest.mark.parametrize(
+    ("seconds", "chooses", "begun"),
+    [(3.0, True, False), (100.0, True, True), (100.0, False, False), (300.0, False, True)],
+)
+def test_no_stage_is_begun_for_a_few_steps(monkeypatch, seconds, chooses, begun):
+    """3 s at 100 passes a second are a tenth of a pass of 3,000 pictures: 0.03 epochs. Less than
+    an epoch may do harm, which validation must be able to tell."""
     for name in ("_together", "_last_layers"):
         monkeypatch.setattr(ladder, name, lambda *given: None)
     monkeypatch.setattr(ladder, "later_layers", lambda base: "blocks.2")
     stage = Stage(name="last layers", fields={"train_from": "blocks.5"})
     work = SimpleNamespace(
         clock=SimpleNamespace(rate=100.0, left_to_learn=seconds),
-        plan=SimpleNamespace(stages=[stage]),
+        plan=Plan(stages=[stage], chooses=chooses),
         base=SimpleNamespace(pictures=SimpleNamespace(splits={"train": range(3000)})),
         features_precision=("fp32", 1.0),
         progress=SimpleNamespace(epoch=4),
@@ -682,7 +723,7 @@ def test_the_rest_of_the_pictures_is_worth_the_head_again(monkeypatch, seconds, 
     stage = Stage(name="head", fields={"train_from": "head"}, pictures=2750)
     work = SimpleNamespace(
         clock=SimpleNamespace(rate=100.0, left_to_learn=seconds),
-        plan=SimpleNamespace(stages=[stage], pinned=[]),
+        plan=Plan(stages=[stage]),
         base=SimpleNamespace(pictures=SimpleNamespace(splits={"train": range(3375)})),
         features_precision=("fp32", 1.0),
         progress=SimpleNamespace(epoch=1),

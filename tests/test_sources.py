@@ -334,19 +334,22 @@ def test_a_count_of_validation_pictures_is_met_exactly(mnist_root):
     assert np.abs(shares - 5000 / 60000).max() < 0.0002
 
 
-def test_a_download_that_fails_leaves_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "kind", "made"), [("mnist", "MNIST", "MNIST/raw"), ("cifar10", "CIFAR10", "")]
+)
+def test_a_download_that_fails_leaves_nothing(tmp_path, monkeypatch, name, kind, made):
     """An empty folder would pass for damaged data, even once there is a network."""
 
     def offline(root, train, download):
         assert download
-        (Path(root) / "MNIST" / "raw").mkdir(parents=True)
+        (Path(root) / made).mkdir(parents=True, exist_ok=not made)
         raise URLError("no network")
 
-    monkeypatch.setattr(torchvision.datasets, "MNIST", offline)
+    monkeypatch.setattr(torchvision.datasets, kind, offline)
     (tmp_path / "given").mkdir()
     for root in ("given", "given", "absent/too"):
         with pytest.raises(InputError, match=r"could not be downloaded \(.*no network"):
-            open_pictures("mnist", data_root=tmp_path / root)
+            open_pictures(name, data_root=tmp_path / root)
     assert list(tmp_path.rglob("*")) == [tmp_path / "given"]
 
 

@@ -52,8 +52,8 @@ def open_builtin(name: str, data_root: str | Path | None) -> Pictures:
         try:
             found = data_set(str(root), train=split == "train", download=not present)
         except Exception as error:  # torchvision raises what it meets: OSError, ValueError, ...
-            with suppress(OSError):  # an empty folder would pass for damaged data the next time
-                for part in absent:
+            for part in absent:  # an empty folder would pass for damaged data the next time
+                with suppress(OSError):
                     part.rmdir()
             raise InputError(_missing(name, root, present, error)) from None
         pixels, labels = torch.as_tensor(found.data), found.targets

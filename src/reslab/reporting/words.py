@@ -118,12 +118,19 @@ _TEXTS: dict[str, tuple[str, str]] = CHECK_TEXTS | {
     "plan": ("What the time was used for", "时间用在了哪里"),
     "plan_minutes": ("It was given {minutes} min.", "总共有 {minutes} 分钟。"),
     "plan_repeated": ("A plan was repeated.", "重复了一份计划。"),
-    "plan_help": (
-        "Each stage began with the best weights before it, and only the validation split chose."
-        " The same seed gives the same plan only where everything takes as long; plan.toml repeats"
+    "plan_chosen": (
+        "Each stage began with the best weights before it, and only the validation split chose.",
+        "每个阶段都从此前最好的权重开始，只由验证集挑选。",
+    ),
+    "plan_last": (
+        "Each stage began with the last weights before it: so few validation pictures would have"
+        " chosen by luck.",
+        "每个阶段都从此前最后的权重开始：验证图片太少，挑选只能靠运气。",
+    ),
+    "plan_repeats": (
+        "The same seed gives the same plan only where everything takes as long; plan.toml repeats"
         " this one exactly.",
-        "每个阶段都从此前最好的权重开始，只由验证集挑选。只有各步耗时相同，同样的种子才会得到同样的"
-        "计划；plan.toml 可以原样重复这一份。",
+        "只有各步耗时相同，同样的种子才会得到同样的计划；plan.toml 可以原样重复这一份。",
     ),
     "plan_stage": ("stage", "阶段"),
     "plan_seconds": ("seconds", "秒"),
@@ -146,6 +153,10 @@ _TEXTS: dict[str, tuple[str, str]] = CHECK_TEXTS | {
     "curves_help_last": (
         "Without a validation split the last weights were kept.",
         "没有验证集，保留了最后的权重。",
+    ),
+    "curves_help_few": (
+        "The last weights were kept: so few validation pictures would have chosen by luck.",
+        "保留了最后的权重：验证图片太少，挑选只能靠运气。",
     ),
     "curves_strength": (
         "A solved head: the strength of regularisation {best} was kept.",

@@ -147,7 +147,8 @@ def _after_head(work: Work) -> Stage | None:
         if found is not None:
             return found
     whole = passes / PASSES  # epochs of all layers
-    if whole < TOO_FEW:
+    # What is kept unseen must promise more.
+    if whole < (TOO_FEW if work.plan.chooses else LEAST_EPOCHS):
         return None
     if later is None or whole >= WHOLE_FROM:
         return _trained(work, whole, "all", "all layers", WHOLE)

@@ -59,12 +59,14 @@ class Plan(_Part):
 
     minutes: that were asked for; used: seconds of them that are gone. pinned: fields that the user
     has set, which no stage changes. judged: how many of the validation pictures choose, if not all.
+    chooses: whether they say which weights are best; the last ones are kept where it would be luck.
     """
 
     minutes: float | None = None
     used: float = 0.0
     pinned: list[str] = []
     judged: int | None = Field(default=None, gt=0, le=LARGEST_COUNT)
+    chooses: bool = True
     recipe: Recipe = Recipe()
     stages: list[Stage] = []
 
@@ -104,4 +106,4 @@ class Plan(_Part):
     def to_repeat(self) -> "Plan":
         """The plan as it is to be carried out again, without a clock and what was measured."""
         done = [Stage(**one.model_dump(include=_REPEATED)) for one in self.stages if one.done]
-        return Plan(recipe=self.recipe, judged=self.judged, stages=done)
+        return Plan(recipe=self.recipe, judged=self.judged, chooses=self.chooses, stages=done)

@@ -30,7 +30,7 @@ from reslab.training.anytime.outlook import outlook
 from reslab.training.anytime.plan import PLAN_FILE, Plan
 from reslab.training.anytime.work import EnoughError, Work
 from reslab.training.anytime.working import read_progress, run_stage
-from reslab.training.description import announce
+from reslab.training.description import FEW, announce
 from reslab.training.preparation import Prepared
 from reslab.training.session import Session
 
@@ -217,10 +217,13 @@ def _learn(work: Work, session: Session) -> None:
     if work.clock is not None and not stages:
         choose_judges(work, work.clock)
         session.prepared = replace(session.prepared, pictures=work.base.pictures)
-        few = work.base.pictures.counts()["validation"]
-        if few and not work.chooses:
-            say = work.display.say
-            say(f"judging    {few} validation pictures choose by luck: the last weights are kept")
+        count = work.base.pictures.counts()["validation"]
+        work.plan.chooses = not 0 < count < FEW
+        if not work.plan.chooses:
+            work.display.say(
+                f"judging    {count} validation pictures would choose by luck: the last weights of"
+                " each stage are kept"
+            )
     rehearse(work, session)
     for number, stage in enumerate(stages):
         if not (stage.done or stage.diverged or stage.no_room):
@@ -249,13 +252,12 @@ def _carry_out(work: Work, number: int) -> None:
             raise
         work.display.warn(f"{error}; again from the best so far, more slowly")
         return
-    except NoRoomError:
+    except NoRoomError as error:
         if work.clock is None or not work.run.best_checkpoint.exists():
             raise
-        work.display.warn(
-            f"stage {number} is left out: there is no room for its features; to have it, name"
-            " another folder by RESLAB_CACHE"
-        )
+        stage.no_room = True
+        work.save_plan()
+        work.display.warn(f"stage {number} is left out of this run: {error}")
         return
     if work.clock is not None and work.clock.rate is None:
         measure_rate(work, work.clock)
@@ -306,7 +308,8 @@ def _end(work: Work, session: Session) -> None:
     session.state.progress = work.progress
     stages = [stage.model_dump(exclude={"turns"}) for stage in work.plan.stages]
     prospect = outlook(run.history, work.base.pictures.counts()["validation"])
-    run.info |= {"minutes": work.plan.minutes, "stages": stages, "outlook": prospect}
+    told = {"minutes": work.plan.minutes, "stages": stages, "outlook": prospect}
+    run.info |= told | {"validation_chose": work.plan.chooses}
     if prospect is not None:
         gain, sure = prospect["gain_of_twice_the_time"], prospect["sure"]
         doubt = "" if sure else ", which is less than these pictures can tell"

@@ -22,7 +22,6 @@ from reslab.run.folder import Run
 from reslab.training.anytime.clock import Clock, StepTimes
 from reslab.training.anytime.halving import features_precision
 from reslab.training.anytime.plan import Plan, Stage
-from reslab.training.description import FEW
 from reslab.training.preparation import Prepared
 from reslab.training.session import Session
 
@@ -170,11 +169,6 @@ class Work:
             if self.short_of(lambda clock: clock.least_ending):
                 raise EnoughError
             yield batch
-
-    @property
-    def chooses(self) -> bool:
-        """Whether validation says which weights are best; where it would be luck, the last are."""
-        return self.base.pictures.counts()["validation"] >= FEW
 
     @property
     def averages(self) -> bool:

@@ -54,7 +54,6 @@ def run_stage(work: Work, number: int) -> None:
             _train(work, session, stage)
     except (EnoughError, DivergedError, NoRoomError) as error:
         stage.diverged = isinstance(error, DivergedError)
-        stage.no_room = isinstance(error, NoRoomError)
         # What came after the last milestone has no part in the result.
         if stage.turns and _judged(work, number):
             pace = Pace(stage.turns)
@@ -143,7 +142,7 @@ def _with_features(work: Work, session: Session, order: np.ndarray | None = None
 def _features_in_time(work: Work, session: Session, stage: Stage) -> Prepared:
     """The features of all pictures of a head's stage, or of as many as there was time for.
 
-    Raises EnoughError where these are hardly more than those of the head before.
+    Raises EnoughError where these are not all, and hardly more than those of the head before.
     """
     whole, seed = work.base.pictures.splits["train"], session.prepared.recipe.seed
     seen = [one.pictures or len(whole) for one in work.plan.stages if one.done]
@@ -163,7 +162,7 @@ def _features_in_time(work: Work, session: Session, stage: Stage) -> Prepared:
         count = known_from_first(session.prepared, session.device, order)
         if count < len(order):
             count -= count % at_once
-        if count <= (MORE * max(seen) if seen else 0):
+        if count < len(order) and count <= (MORE * max(seen) if seen else 0):
             raise
     if count < len(order):
         stage.pictures = count
@@ -187,7 +186,9 @@ def _solve(work: Work, session: Session, stage: Stage) -> None:
     stage.strength, stage.passes = found["strength"], passes.cut_after
     if stage.passes is not None:
         display.say(f"head       cut off after {stage.passes:,} passes: taken as it was then")
-    for _ in followed(session, _solved(session, started, choose=work.chooses), 0):
+    # One that was cut off may be worse than the one before, of fewer pictures.
+    choose = work.plan.chooses or stage.passes is not None
+    for _ in followed(session, _solved(session, started, choose=choose), 0):
         pass
 
 
@@ -285,7 +286,7 @@ def _train(work: Work, session: Session, stage: Stage) -> None:
         judged,
         session.device,
         pace,
-        choose=work.chooses,
+        work.plan.chooses,
     )
     steering = Steering(work, session, pace, prepared.recipe.epochs * steps, steps)
     stage.turns = pace.turns
