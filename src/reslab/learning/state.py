@@ -121,15 +121,8 @@ def reach_milestone(
     record["evaluate_seconds"] = evaluate_seconds
     chosen = scores.get("validation")
     # Without a validation split nothing may choose, so the last weights are kept.
-    best = (
-        chosen is None
-        or not choose
-        or (chosen.accuracy, -chosen.loss)
-        > (
-            progress.best_accuracy,
-            -progress.best_loss,
-        )
-    )
+    before = progress.best_accuracy, -progress.best_loss
+    best = chosen is None or not choose or (chosen.accuracy, -chosen.loss) > before
     progress.judged, progress.best = made, best
     if best:
         progress.best_epoch = progress.epoch
