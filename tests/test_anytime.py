@@ -79,6 +79,7 @@ def ticking(monkeypatch):
     for module in (clock, work_, working, judges):
         monkeypatch.setattr(module, "time", found)
     monkeypatch.setattr(steering, "time", found.after_a_step)
+    monkeypatch.setattr(ladder, "LAST_STEPS", 1)  # a step takes as long, however few its pictures
     return found
 
 
@@ -1028,16 +1029,27 @@ def test_the_last_layers_are_those_that_cost_less_than_the_others():
 
 
 @pytest.mark.parametrize(
-    ("passes", "epochs", "views"),
-    [(2.8, None, 1), (3.0, 2, 1), (5.6, 4, 1), (5.8, 4, 2), (50, 4, 2)],
+    ("train", "passes", "epochs", "views", "rate"),
+    [
+        (1800, 2.8, None, 1, None),
+        (1800, 3.0, 2, 1, 2.85e-4),  # of 114 steps
+        (1800, 5.6, 4, 1, 5e-4),
+        (1800, 5.8, 4, 2, 5e-4),
+        (1800, 50, 4, 2, 5e-4),
+        (180, 3.2, 2, 1, 3e-5),
+        (180, 15, 10, 5, 1.5e-4),
+        (180, 50, 17, 8, 2.55e-4),  # 102 steps of 6 an epoch
+        (45, 99, 50, 8, 2.5e-4),
+    ],
 )
-def test_the_last_layers_see_a_second_view_where_it_takes_no_epoch(
-    monkeypatch, passes, epochs, views
+def test_the_last_layers_see_more_views_where_it_takes_no_epoch(
+    monkeypatch, train, passes, epochs, views, rate
 ):
-    """Less time is better spent on epochs of one."""
+    """Less time is better spent on epochs of one. Few pictures get more epochs, at a lower rate."""
     monkeypatch.setattr(ladder, "last_layers", lambda base: "layer4")
-    counts = {"train": 900, "validation": 100}
-    base = SimpleNamespace(pictures=SimpleNamespace(counts=lambda: counts))
+    counts = {"train": train, "validation": train / 9}
+    pictures, recipe = SimpleNamespace(counts=lambda: counts), SimpleNamespace(batch_size=32)
+    base = SimpleNamespace(pictures=pictures, recipe=recipe)
     stage = ladder._last_layers(
         SimpleNamespace(base=base, progress=SimpleNamespace(epoch=0)), passes
     )
@@ -1045,7 +1057,8 @@ def test_the_last_layers_see_a_second_view_where_it_takes_no_epoch(
         assert stage is None
     else:
         assert stage.fields["views"] == views
-        assert stage.fields["epochs"] == (epochs if epochs == 4 else 2 * epochs)
+        assert stage.fields["epochs"] == (epochs if epochs >= 4 else 2 * epochs)
+        assert stage.fields["optimizer.lr"] == pytest.approx(rate)
 
 
 def test_steps_that_become_slower_make_the_end_longer(monkeypatch):

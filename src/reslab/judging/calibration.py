@@ -18,6 +18,7 @@ MOST_KEPT = 10_000  # validation pictures whose probabilities are kept for sets
 _RANGE = math.log(1 / 20), math.log(20)  # of log temperature
 _SPREAD = 0.5  # of log temperature, before any picture has been seen
 _HALVINGS = 32
+_ROUNDING = 1e-5  # of a probability: by how much other ways of computing it may differ
 _CLEARLY = 3.84 / 2  # nats: what chance alone gains in one case of twenty (S. Wilks, 1938)
 
 
@@ -103,4 +104,4 @@ def least_in_set(held: tuple[float, ...], coverage: float, whose: str) -> float:
             f" {coverage:g}: {needed} are needed; carve more with --split.validation, or ask for"
             " less"
         )
-    return held[min(rank, len(held)) - 1]
+    return held[min(rank, len(held)) - 1] * (1 - _ROUNDING)

@@ -1,11 +1,13 @@
 """Networks by name: ours, torchvision's ResNets and ResNeXts, and timm's."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from reslab.errors import InputError, nearest
 from reslab.networks.fast import cifar10_fast, mnist_fast
@@ -74,10 +76,38 @@ def build_network(spec: NetworkSpec, seed: int | None = None) -> nn.Module:
     if seed is None:
         # timm keeps some buffers out of the state, so its networks must really be built.
         device = "meta" if spec.name in OURS or spec.name in TORCHVISION else "cpu"
-        with torch.device(device):
+        with torch.device(device), _NothingDrawn():
             return _build(spec)
     with draws.torch_stream(seed, "initial weights"):
         return _build(spec)
+
+
+_DRAW = (
+    nn.init.normal_,
+    nn.init.uniform_,
+    nn.init.kaiming_uniform_,
+    torch.Tensor.normal_,
+    torch.Tensor.uniform_,
+)
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Inside it initial weights are not drawn: a state is to take their place.
+
+    On device meta each draw would go through torch's compiler, whose import takes a second.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        if func in _DRAW:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
 
 
 def _build(spec: NetworkSpec) -> nn.Module:

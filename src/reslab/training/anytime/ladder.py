@@ -25,7 +25,9 @@ LATER_PASSES = 3.0  # forward passes that a step of all but the first layers cos
 LAST = 0.4  # of a pass's operations, that the last layers may take
 LAST_PASSES = 0.9  # forward passes of the whole network, that a step of the last layers costs
 LAST_EPOCHS = (2, 4)  # least that are worth their features; most, then more of the network pays
-LAST_VIEWS = 2  # of each picture, where there is time for these and most epochs
+LAST_STEPS = 100  # that few pictures get in more epochs
+LAST_VIEWS = 8  # of each picture at most; as many as half the epochs, where there is time
+FULL_RATE_STEPS = 200  # of the last layers; in fewer, full steps would carry the weights too far
 WHOLE_FROM = 20.0  # epochs of the whole network, for which the first layers need not be spared
 FULL_RATE_AT = 2.0  # epochs; a shorter training would not find back from large steps, and in a
 # longer one they would carry the weights too far from where they were pretrained
@@ -191,9 +193,14 @@ def _last_layers(work: Work, passes: float) -> Stage | None:
     pictures = work.base.pictures.counts()
     passes -= pictures["validation"] / pictures["train"]
     least, most = LAST_EPOCHS
-    views = LAST_VIEWS if passes - LAST_VIEWS >= most * LAST_PASSES else 1
-    epochs = min(most, int((passes - views) / LAST_PASSES))
+    steps = -(-pictures["train"] // work.base.recipe.batch_size)  # of an epoch
+    longer = max(most, -(-LAST_STEPS // steps))
+    epochs = min(longer, int(passes / (LAST_PASSES + 0.5)))
+    views = min(LAST_VIEWS, epochs // 2)
+    if epochs < most:
+        views, epochs = 1, min(most, int((passes - 1) / LAST_PASSES))
     seen = "one view" if views == 1 else f"{views} views"
+    rate = LAST_LAYERS["optimizer.lr"] * min(1, epochs * steps / FULL_RATE_STEPS)
     layer = last_layers(work.base) if epochs >= least else None
     if layer is None:
         return None
@@ -204,7 +211,8 @@ def _last_layers(work: Work, passes: float) -> Stage | None:
         | {
             "train_from": layer,
             "views": views,
-            "epochs": work.progress.epoch + (epochs if epochs == most else 2 * epochs),
+            "optimizer.lr": rate,
+            "epochs": work.progress.epoch + (epochs if epochs >= most else 2 * epochs),
         },
     )
 
