@@ -94,7 +94,8 @@ _DRAW = (
 class _NothingDrawn(TorchFunctionMode):
     """Inside it initial weights are not drawn: a state is to take their place.
 
-    On device meta each draw would go through torch's compiler, whose import takes a second.
+    On device meta each draw would go through torch's compiler, whose import takes a second (with
+    torchvision's and timm's networks torchvision imports it all the same).
     """
 
     def __torch_function__(
