@@ -327,6 +327,24 @@ def test_layers_without_room_for_their_features_are_left_out(
     assert reslab.report(run.path, language="en", quiet=True).exists()
 
 
+@pytest.mark.usefixtures("ticking")
+def test_few_pictures_are_seen_in_more_views_and_the_plan_repeats(
+    split_photos, tmp_path, weights, monkeypatch
+):
+    monkeypatch.setattr(ladder, "LAST_STEPS", 18)  # six epochs of three
+    options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
+    run = reslab.train(
+        split_photos, out=tmp_path / "run", minutes=4, fields={"preprocess.size": 32}, **options
+    )
+    stage = run.info["stages"][1]
+    first = sum(line.get("stage") == 0 for line in run.history)
+    made = sum(line.get("stage") == 1 for line in run.history)
+    assert (stage["name"], stage["fields"]["views"]) == ("last layers", 3)
+    assert (made, stage["fields"]["epochs"]) == (6, first + 6)
+    assert stage["fields"]["optimizer.lr"] == pytest.approx(5e-4 * 18 / 200)
+    assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
+
+
 @pytest.fixture
 def ever_worse(monkeypatch):
     """What is judged scores less each time."""
@@ -1032,14 +1050,17 @@ def test_the_last_layers_are_those_that_cost_less_than_the_others():
     ("train", "passes", "epochs", "views", "rate"),
     [
         (1800, 2.8, None, 1, None),
-        (1800, 3.0, 2, 1, 2.85e-4),  # of 114 steps
+        (1800, 3.0, 2, 1, 5e-4),
         (1800, 5.6, 4, 1, 5e-4),
         (1800, 5.8, 4, 2, 5e-4),
         (1800, 50, 4, 2, 5e-4),
         (180, 3.2, 2, 1, 3e-5),
         (180, 15, 10, 5, 1.5e-4),
         (180, 50, 17, 8, 2.55e-4),  # 102 steps of 6 an epoch
+        (45, 52.9, 49, 8, 2.45e-4),
         (45, 99, 50, 8, 2.5e-4),
+        (900, 3.2, 2, 1, 5e-4),  # not few
+        (900, 50, 4, 2, 5e-4),
     ],
 )
 def test_the_last_layers_see_more_views_where_it_takes_no_epoch(

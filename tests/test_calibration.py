@@ -140,10 +140,15 @@ def test_how_many_pictures_a_coverage_needs():
             least_in_set((0.5,) * 99, wrong, "it")
 
 
-@pytest.mark.parametrize("held", [0.9, 1e-6])
-def test_who_marks_the_edge_of_a_set_is_in_it_however_it_is_computed(held):
-    """An export, or a batch of other pictures, gives the same probability but for rounding."""
-    assert held * (1 - 1e-4) < least_in_set((held,) * 19, 0.95, "it") < held * (1 - 1e-6)
+@pytest.mark.parametrize("seed", range(20))
+def test_a_picture_at_the_edge_of_its_set_is_in_it_in_other_digits_too(seed):
+    """An export gives the probability that marks the edge up to rounding: here in float32."""
+    logits, labels = drawn(99, 6, seed, 1.5)
+    calibration = calibrate(logits, labels)
+    least = least_in_set(calibration.held, 0.9, "it")
+    own = (logits.float() / calibration.temperature).softmax(1)[np.arange(99), labels]
+    # One in ten of 100 may be missed; the picture that marks the edge is the tenth.
+    assert int((own >= least).sum()) == 99 - 9
 
 
 def test_what_is_kept_for_sets_is_bounded():

@@ -73,10 +73,11 @@ def build_network(spec: NetworkSpec, seed: int | None = None) -> nn.Module:
     Without a seed torchvision's and our networks have no memory of their own yet (device meta):
     load a state into them. Raises InputError if the size does not suit the network.
     """
-    if seed is None:
-        # timm keeps some buffers out of the state, so its networks must really be built.
-        device = "meta" if spec.name in OURS or spec.name in TORCHVISION else "cpu"
-        with torch.device(device), _NothingDrawn():
+    if seed is None and (spec.name in OURS or spec.name in TORCHVISION):
+        with torch.device("meta"), _NothingDrawn():
+            return _build(spec)
+    if seed is None:  # timm keeps some buffers out of the state: its networks must really be built
+        with torch.device("cpu"):
             return _build(spec)
     with draws.torch_stream(seed, "initial weights"):
         return _build(spec)
@@ -92,10 +93,10 @@ _DRAW = (
 
 
 class _NothingDrawn(TorchFunctionMode):
-    """Inside it initial weights are not drawn: a state is to take their place.
+    """Inside it initial weights are not drawn: tensors on device meta have none.
 
-    On device meta each draw would go through torch's compiler, whose import takes a second (with
-    torchvision's and timm's networks torchvision imports it all the same).
+    Else each draw would go through torch's compiler, whose import takes a second (torchvision
+    imports it all the same).
     """
 
     def __torch_function__(

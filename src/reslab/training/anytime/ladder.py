@@ -24,9 +24,9 @@ EARLY = 0.25  # of a pass's operations, that the first layers may take
 LATER_PASSES = 3.0  # forward passes that a step of all but the first layers costs
 LAST = 0.4  # of a pass's operations, that the last layers may take
 LAST_PASSES = 0.9  # forward passes of the whole network, that a step of the last layers costs
-LAST_EPOCHS = (2, 4)  # least that are worth their features; most, then more of the network pays
+LAST_EPOCHS = (2, 4)  # least that are worth their features; enough, then more of the network pays
 LAST_STEPS = 100  # that few pictures get in more epochs
-LAST_VIEWS = 8  # of each picture at most; as many as half the epochs, where there is time
+LAST_VIEWS = 8  # of each picture at most
 FULL_RATE_STEPS = 200  # of the last layers; in fewer, full steps would carry the weights too far
 WHOLE_FROM = 20.0  # epochs of the whole network, for which the first layers need not be spared
 FULL_RATE_AT = 2.0  # epochs; a shorter training would not find back from large steps, and in a
@@ -191,19 +191,16 @@ def _trained(work: Work, epochs: float, name: str, what: str, fields: dict[str, 
 def _last_layers(work: Work, passes: float) -> Stage | None:
     """The last layers on cached features of the others, if there is time for `passes` of all."""
     pictures = work.base.pictures.counts()
-    passes -= pictures["validation"] / pictures["train"]
-    least, most = LAST_EPOCHS
-    steps = -(-pictures["train"] // work.base.recipe.batch_size)  # of an epoch
-    longer = max(most, -(-LAST_STEPS // steps))
-    epochs = min(longer, int(passes / (LAST_PASSES + 0.5)))
-    views = min(LAST_VIEWS, epochs // 2)
-    if epochs < most:
-        views, epochs = 1, min(most, int((passes - 1) / LAST_PASSES))
-    seen = "one view" if views == 1 else f"{views} views"
-    rate = LAST_LAYERS["optimizer.lr"] * min(1, epochs * steps / FULL_RATE_STEPS)
+    least, enough = LAST_EPOCHS
+    steps = -(-pictures["train"] // LAST_LAYERS["batch_size"])  # of an epoch
+    few = steps * enough < LAST_STEPS
+    most = -(-LAST_STEPS // steps) if few else enough
+    epochs, views = _affordable(passes - pictures["validation"] / pictures["train"], enough, most)
     layer = last_layers(work.base) if epochs >= least else None
     if layer is None:
         return None
+    seen = "one view" if views == 1 else f"{views} views"
+    rate = LAST_LAYERS["optimizer.lr"] * (min(1, epochs * steps / FULL_RATE_STEPS) if few else 1)
     return Stage(
         name="last layers",
         why=f"from {layer} on, on cached features of what comes before: {epochs} epochs of {seen}",
@@ -212,9 +209,22 @@ def _last_layers(work: Work, passes: float) -> Stage | None:
             "train_from": layer,
             "views": views,
             "optimizer.lr": rate,
-            "epochs": work.progress.epoch + (epochs if epochs >= most else 2 * epochs),
+            "epochs": work.progress.epoch + (epochs if epochs >= enough else 2 * epochs),
         },
     )
+
+
+def _affordable(passes: float, enough: int, most: int) -> tuple[int, int]:
+    """(epochs, views) of the last layers for which `passes` of all pictures will do.
+
+    As many views as half the epochs; but less time than for `enough` epochs is better spent on
+    epochs of one view.
+    """
+    for epochs in range(most, enough - 1, -1):
+        views = min(LAST_VIEWS, epochs // 2)
+        if views + epochs * LAST_PASSES <= passes:
+            return epochs, views
+    return min(enough, int((passes - 1) / LAST_PASSES)), 1
 
 
 def last_layers(base: Prepared) -> str | None:
