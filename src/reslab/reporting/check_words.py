@@ -4,28 +4,28 @@ from reslab.checking.findings import FINDINGS
 
 _CHINESE = {
     "tiny": "太小：{width}x{height}",
-    "long": "形状过于狭长：{width}x{height}",
+    "long": "长宽比过于极端：{width}x{height}",
     "plain": "几乎只有一种颜色",
     "dark": "过暗",
     "light": "过曝",
     "blurred": "模糊",
     "grey": "彩色图片中的灰度图",
-    "turned": "带有 EXIF 旋转标记",
-    "turned_many": "{share} 的图片带有 EXIF 旋转标记；其他程序未必会旋转",
+    "turned": "带有 EXIF 方向标记",
+    "turned_many": "{share} 的图片带有 EXIF 方向标记；其他程序未必会旋转",
     "alike": "{count} 张图片彼此过于相似，无法判断其中的近似副本",
     "none": "没有图片",
     "few": "只有 {count} 张图片",
     "unequal": "{large} 有 {most} 张，{small} 只有 {least} 张",
-    "habit_size": "{own} 的尺寸为 {value} 像素，其他类别只有 {others}",
-    "habit_scale": "{own} 的短边约为 {value} 像素，其他类别只有 {others}",
-    "habit_square": "{own} 是正方形，其他类别只有 {others}",
-    "habit_wide": "{own} 宽大于高，其他类别只有 {others}",
-    "habit_high": "{own} 高大于宽，其他类别只有 {others}",
-    "habit_grey": "{own} 是灰度图，其他类别只有 {others}",
-    "habit_colour": "{own} 是彩色图，其他类别只有 {others}",
-    "habit_format": "{own} 是 {value} 文件，其他类别只有 {others}",
-    "habit_camera": "{own} 由 {value} 拍摄，其他类别只有 {others}",
-    "habit_folder": "{own} 位于文件夹 {value}，其他类别只有 {others}",
+    "habit_size": "该类图片的 {own} 尺寸为 {value} 像素，其他类别只有 {others}",
+    "habit_scale": "该类图片的 {own} 短边约为 {value} 像素，其他类别只有 {others}",
+    "habit_square": "该类图片的 {own} 是正方形，其他类别只有 {others}",
+    "habit_wide": "该类图片的 {own} 宽大于高，其他类别只有 {others}",
+    "habit_high": "该类图片的 {own} 高大于宽，其他类别只有 {others}",
+    "habit_grey": "该类图片的 {own} 是灰度图，其他类别只有 {others}",
+    "habit_colour": "该类图片的 {own} 是彩色图，其他类别只有 {others}",
+    "habit_format": "该类图片的 {own} 是 {value} 文件，其他类别只有 {others}",
+    "habit_camera": "该类图片的 {own} 由 {value} 拍摄，其他类别只有 {others}",
+    "habit_folder": "该类图片的 {own} 位于文件夹 {value}，其他类别只有 {others}",
     "drawn": "类别比例与训练集不同：这里占 {share}，训练集中占 {of_train}",
 }
 
@@ -52,17 +52,17 @@ CHECK_TEXTS: dict[str, tuple[str, str]] = {
     "check_next_help": (
         "Train without what is named, or write cleaned lists. Pictures of the test split stay in it"
         " unless you name the kinds yourself: a test without what is hard flatters.",
-        "训练时排除这些图片，或写出清理后的列表。除非您自己指定种类，测试集的图片都会保留："
-        "去掉难题的测试会使分数虚高。",
+        "训练时排除这些图片，或写出清理后的列表。除非你自己指定种类，测试集的图片都会保留："
+        "去掉难认的图片，测试分数会虚高。",
     ),
     "check_labelled": ("labelled {label}", "标签 {label}"),
     "check_suggests": ("looks like {label}", "看起来像 {label}"),
-    "check_agrees": ("{share} agrees", "{share} 一致"),
+    "check_agrees": ("{share} agrees", "相似度 {share}"),
     "kind_leak": ("Leaks between splits", "划分之间的泄漏"),
     "kind_leak_help": (
         "These pictures are learned from or chosen by, and a copy of them stands in a later split:"
         " the score there flatters.",
-        "这些图片用于学习或挑选，而后面的划分里有它们的副本：那里的分数虚高。",
+        "这些图片用于学习或挑选，而验证集或测试集里有它们的副本：在那里测得的分数会虚高。",
     ),
     "kind_conflicting-copy": ("Copies whose labels disagree", "标签不一致的副本"),
     "kind_conflicting-copy_help": (
@@ -77,7 +77,7 @@ CHECK_TEXTS: dict[str, tuple[str, str]] = {
     "kind_label": ("Labels that are likely wrong", "可能错误的标签"),
     "kind_label_help": (
         "A head that did not see them holds another class at least four times as likely.",
-        "没有见过它们的分类头认为另一个类别的可能性至少是四倍。",
+        "没有见过它们的分类头认为，另一个类别的可能性至少是所给标签的四倍。",
     ),
     "kind_exact-copy": ("Exact copies", "完全相同的副本"),
     "kind_exact-copy_help": (

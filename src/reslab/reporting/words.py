@@ -21,7 +21,7 @@ _TEXTS: dict[str, tuple[str, str]] = CHECK_TEXTS | {
     ),
     "result_sample": (
         "They are a sample of {of}, drawn by the seed: there was no time for all.",
-        "它们是从 {of} 张中按种子抽取的样本：没有时间评判全部。",
+        "它们是按种子从 {of} 张中抽取的一部分：时间不够评判全部。",
     ),
     "result_interval": (
         "On other pictures of the same kind, expect between {low} and {high} (95 % interval).",
@@ -57,14 +57,14 @@ _TEXTS: dict[str, tuple[str, str]] = CHECK_TEXTS | {
     "brier": ("Brier score", "布里尔分数"),
     "brier_help": ("0 is perfect, 2 the worst", "0 最好，2 最差"),
     "looks": ("looks at the test split", "查看测试集的次数"),
-    "looks_one": ("as it should be", "正应如此"),
+    "looks_one": ("as it should be", "理应如此"),
     "looks_many": (
         "what is chosen by a score that was looked at often flatters",
         "反复查看并据此挑选，分数会偏高",
     ),
     "watched": (
         "{n} of them after an epoch, choosing nothing",
-        "其中 {n} 次在一轮之后，不用于挑选",
+        "其中 {n} 次是在各轮结束后，不参与挑选",
     ),
     "intervals_in": ("95 %: {low} to {high}", "95 %：{low} 到 {high}"),
     "notes": ("To be noted", "注意"),
@@ -88,17 +88,18 @@ _TEXTS: dict[str, tuple[str, str]] = CHECK_TEXTS | {
     ),
     "carved": (
         "Carved from the training pictures, as the data had none of its own: {splits}.",
-        "数据本身没有、从训练图片中划出的部分：{splits}。",
+        "数据没有自带、因而从训练图片中划出的部分：{splits}。",
     ),
     "folds": (
         "Validation is cross-validated in {folds} folds: {n} training pictures, each judged by"
         " heads solved without its fold.",
-        "验证采用 {folds} 折交叉验证：{n} 张训练图片，每张都由未用其所在折求解的分类头来评判。",
+        "验证采用 {folds} 折交叉验证：{n} 张训练图片，每张都由求解时未用它所在那一折的分类头评判。",
     ),
     "not_judged": (
         "Not judged, as they have one training picture alone: {classes}.",
         "只有一张训练图片、无法评判的类别：{classes}。",
     ),
+    "colon": (": ", "："),
     "class": ("class", "类别"),
     "train": ("training", "训练"),
     "validation": ("validation", "验证"),
@@ -143,12 +144,12 @@ _TEXTS: dict[str, tuple[str, str]] = CHECK_TEXTS | {
     ),
     "plan_unsure": (
         "That is less than so few validation pictures can tell.",
-        "这比这么少的验证图片所能分辨的还小。",
+        "验证图片太少，分辨不出这么小的差别。",
     ),
     "curves": ("Curves", "曲线"),
     "curves_help": (
-        "The weights of epoch {best} were kept: the validation split chose them.",
-        "保留了第 {best} 轮的权重：由验证集选出。",
+        "The weights of epoch {best} (counted from 0) were kept: the validation split chose them.",
+        "保留了第 {best} 轮（从 0 数起）的权重：由验证集选出。",
     ),
     "curves_help_last": (
         "Without a validation split the last weights were kept.",
@@ -170,61 +171,61 @@ _TEXTS: dict[str, tuple[str, str]] = CHECK_TEXTS | {
     "confusion_help": (
         "Rows are the true classes, columns what the network said; the darker, the larger the share"
         " of the row.",
-        "行是真实类别，列是网络的回答；颜色越深，占该行的比例越大。",
+        "行是真实类别，列是预测类别；颜色越深，占该行的比例越大。",
     ),
     "confusion_large": (
         "Each point is a true class (from the top) and what the network said (from the left); the"
         " darker, the more often. A perfect network shows the diagonal alone.",
-        "每个点对应一个真实类别（自上而下）和网络的回答（自左而右）；越深越常见。完美的网络只有对角线。",
+        "每个点对应一个真实类别（自上而下）和预测类别（自左而右）；颜色越深次数越多。完美的网络只有对角线上有点。",
     ),
-    "said": ("said", "回答"),
-    "true": ("true", "真实"),
+    "said": ("said", "预测类别"),
+    "true": ("true", "真实类别"),
     "pairs": ("Most confused", "最常混淆"),
     "pairs_times": ("times", "次数"),
-    "pairs_share": ("share of the class", "占该类"),
-    "no_mistakes": ("No test picture was named wrongly.", "没有一张测试图片认错。"),
+    "pairs_share": ("share of the class", "占该类的比例"),
+    "no_mistakes": ("No test picture was named wrongly.", "测试图片全部认对。"),
     "classes": ("Class by class", "逐类结果"),
     "classes_help": (
         "Precision: of the pictures that were called so, how many are. Recall: of those that are,"
         " how many were called so. Below each its 95 % interval. A heading sorts.",
-        "精确率：被这样称呼的图片中有多少确实是。召回率：确实是的图片中有多少被认出。"
-        "下方是 95 % 区间。点击表头排序。",
+        "精确率：判为该类的图片中，真正属于该类的比例。召回率：属于该类的图片中，被认出的比例。"
+        "下方是 95 % 置信区间。点击表头可排序。",
     ),
     "pictures": ("pictures", "图片数"),
     "precision": ("precision", "精确率"),
     "recall": ("recall", "召回率"),
-    "confidence": ("How far it can be believed", "有多可信"),
+    "confidence": ("How far it can be believed", "概率有多可信"),
     "confidence_help": (
         "Where the network says 80 %, it should be right in 80 % of the cases: the dots should lie"
         " on the line; a larger dot stands for more pictures.",
-        "网络说 80 % 时，应当有 80 % 是对的：圆点应落在线上，圆点越大图片越多。",
+        "网络给出 80 % 的概率时，应当有 80 % 是对的：圆点应落在对角线上，圆点越大图片越多。",
     ),
     "temperature_fitted": (
-        "Probabilities were divided by a temperature of {temperature}, fitted on the validation"
-        " split.",
-        "概率已除以温度 {temperature}，由验证集拟合。",
+        "Class scores were divided by a temperature of {temperature} before they became"
+        " probabilities; it was fitted on the validation split.",
+        "各类别得分先除以温度 {temperature} 再换算成概率，温度由验证集拟合。",
     ),
     "temperature_folds": (
-        "Probabilities were divided by a temperature of {temperature}, fitted on cross-validated"
-        " training pictures.",
-        "概率已除以温度 {temperature}，由交叉验证的训练图片拟合。",
+        "Class scores were divided by a temperature of {temperature} before they became"
+        " probabilities; it was fitted on cross-validated training pictures.",
+        "各类别得分先除以温度 {temperature} 再换算成概率，温度由交叉验证的训练图片拟合。",
     ),
     "temperature_kept_folds": (
         "They are shown as the network gives them: cross-validation did not clearly call for"
         " another temperature.",
-        "概率按网络给出的显示：交叉验证没有明确要求另一个温度。",
+        "概率按网络原样给出，未做校准：交叉验证没有明确显示需要调整温度。",
     ),
     "temperature_kept": (
         "They are shown as the network gives them: the validation split did not clearly call for"
         " another temperature.",
-        "概率按网络给出的显示：验证集没有明确要求另一个温度。",
+        "概率按网络原样给出，未做校准：验证集没有明确显示需要调整温度。",
     ),
     "temperature_none": (
         "They are shown as the network gives them: without a validation split nothing could be"
         " fitted.",
-        "概率按网络给出的显示：没有验证集，无从拟合。",
+        "概率按网络原样给出，未做校准：没有验证集，无从拟合温度。",
     ),
-    "reliability": ("said and true", "所说与实际"),
+    "reliability": ("said and true", "可靠性图"),
     "said_probability": ("probability that it says", "网络给出的概率"),
     "was_right": ("how often it was right", "实际正确的比例"),
     "calibrated": ("as shown", "校准后"),
@@ -233,7 +234,7 @@ _TEXTS: dict[str, tuple[str, str]] = CHECK_TEXTS | {
     "coverage_share": ("share of pictures that are answered", "作答的图片比例"),
     "coverage_table": (
         "What is left if less sure answers are called unknown (--unknown-below)",
-        "把不够确定的回答称为未知（--unknown-below）之后",
+        "把不够确定的预测记为“未知”（--unknown-below）之后",
     ),
     "at_least": ("at least", "至少"),
     "answered": ("answered", "作答"),
@@ -242,18 +243,18 @@ _TEXTS: dict[str, tuple[str, str]] = CHECK_TEXTS | {
     "mistakes_help": (
         "What the network saw, and where it looked for its answer: the redder, the more that place"
         " spoke for it. Mind that the true label itself may be wrong.",
-        "左边是网络看到的图片，右边是它依据的位置：越红，越支持它的回答。也要留意标签本身可能有误。",
+        "网络看到的图片，以及它作答所依据的位置：越红，越支持它的回答。也要留意标签本身可能有误。",
     ),
     "no_maps": (
         "This network has no layer that shows where it looks.",
         "该网络没有能显示注意位置的层。",
     ),
-    "said_is": ("said {label}, {share}", "回答 {label}，{share}"),
-    "true_is": ("true {label}", "真实 {label}"),
+    "said_is": ("said {label}, {share}", "预测为 {label}，{share}"),
+    "true_is": ("true {label}", "实际是 {label}"),
     "again": ("Do it again", "重新运行"),
     "again_help": (
         "In the run folder: the same command gives the same weights on the same machine.",
-        "在训练文件夹中：同样的命令在同一台机器上得到同样的权重。",
+        "在这次运行的文件夹中：同样的命令在同一台机器上得到同样的权重。",
     ),
     "use": ("use it", "使用它"),
     "recipe": ("The whole recipe", "完整配方"),
@@ -264,18 +265,18 @@ _TEXTS: dict[str, tuple[str, str]] = CHECK_TEXTS | {
         "Python {python}",
     ),
     "language": ("中文", "English"),
-    "run": ("run", "训练"),
+    "run": ("run", "运行"),
     "scores": ("Scores", "分数"),
     "difference": ("difference", "差异"),
     "differences": ("What differs", "不同之处"),
     "no_differences": ("Their recipes are the same.", "它们的配方相同。"),
-    "luck": ("More than luck?", "是否只是运气？"),
+    "luck": ("More than luck?", "不只是运气？"),
     "luck_help": (
         "On the same test pictures: how much more the second run names correctly, the 95 % interval"
         " of that (bootstrap over pictures), and how likely at least so uneven a count of pictures"
         " that one alone got right would be between equally good networks (exact McNemar test).",
-        "在同样的测试图片上：第二个多答对多少、其 95 % 区间（对图片自助抽样），"
-        "以及如果两个网络同样好，出现至少如此悬殊的“仅一方答对”的可能性（精确 McNemar 检验）。",
+        "在同样的测试图片上：第二次运行多答对多少，及其 95 % 置信区间（对图片做自助抽样）；"
+        "若两个网络同样好，“只有一方答对”的图片数至少相差这么多的概率（McNemar 精确检验）。",
     ),
     "first_only": ("only the first right", "仅第一个对"),
     "second_only": ("only the second right", "仅第二个对"),
