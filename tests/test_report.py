@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from reslab.judging.metrics import confusion_of
 from reslab.reporting.comparison import compare
 from reslab.reporting.content import gather
 from reslab.reporting.page import report_page
+from reslab.reporting.plan_words import _CHINESE, say_stage
 from reslab.reporting.reports import _curves, pictures_of
 from reslab.reporting.words import _TEXTS, choose_language
 from reslab.run.display import Display
@@ -359,3 +361,15 @@ def test_several_runs_on_one_page(browser, poor, split_photos, tmp_path):
         assert "又一个" in page.inner_text("main")
         assert page.troubles == []
         assert page.urls == [path.as_uri(), *(u for u in page.urls if u.startswith("data:"))]
+
+
+def test_each_stage_of_a_plan_is_told_in_both_languages():
+    ladder = (Path(reslab.__file__).parent / "training/anytime/ladder.py").read_text("utf-8")
+    names = re.findall(r'name="([^"]+)"|_trained\(work, \w+, "([^"]+)"', ladder)
+    assert {one or other for one, other in names} == set(_CHINESE)
+    stage = {"name": "last layers", "why": "from <b> on", "fields": {"train_from": "b", "views": 2}}
+    assert say_stage(stage) == (
+        '<span lang="en">last layers <small>from &lt;b&gt; on</small></span>'
+        '<span lang="zh-Hans">最后几层 <small>从 b 起，用之前各层的缓存特征，每张图片 2 个视图'
+        "</small></span>"
+    )

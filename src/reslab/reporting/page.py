@@ -21,6 +21,7 @@ from reslab.reporting.charts import (
     strength_axis,
 )
 from reslab.reporting.content import Content, gather
+from reslab.reporting.plan_words import say_stage
 from reslab.reporting.thumbnails import heat_map
 from reslab.reporting.words import LANGUAGES, say, say_in
 from reslab.run.folder import Run
@@ -40,7 +41,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.globals |= {"t": say, "mark": Markup(MARK)}
+    found.globals |= {"t": say, "say_stage": say_stage, "mark": Markup(MARK)}
     found.filters |= {"percent": percent, "count": "{:,}".format}
     return found
 
