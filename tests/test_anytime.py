@@ -1069,8 +1069,7 @@ def test_the_last_layers_see_more_views_where_it_takes_no_epoch(
     """Less time is better spent on epochs of one. Few pictures get more epochs, at a lower rate."""
     monkeypatch.setattr(ladder, "last_layers", lambda base: "layer4")
     counts = {"train": train, "validation": train / 9}
-    pictures, recipe = SimpleNamespace(counts=lambda: counts), SimpleNamespace(batch_size=32)
-    base = SimpleNamespace(pictures=pictures, recipe=recipe)
+    base = SimpleNamespace(pictures=SimpleNamespace(counts=lambda: counts))
     stage = ladder._last_layers(
         SimpleNamespace(base=base, progress=SimpleNamespace(epoch=0)), passes
     )

@@ -369,7 +369,9 @@ def test_each_stage_of_a_plan_is_told_in_both_languages():
     assert {one or other for one, other in names} == set(_CHINESE)
     stage = {"name": "last layers", "why": "from <b> on", "fields": {"train_from": "b", "views": 2}}
     assert say_stage(stage) == (
-        '<span lang="en">last layers <small>from &lt;b&gt; on</small></span>'
-        '<span lang="zh-Hans">最后几层 <small>从 b 起，用之前各层的缓存特征，每张图片 2 个视图'
-        "</small></span>"
+        '<span lang="en">last layers</span><span lang="zh-Hans">最后几层</span> <small>'
+        '<span lang="en">from &lt;b&gt; on</span>'
+        '<span lang="zh-Hans">从 b 起，用之前各层的缓存特征，每张图片 2 个视图</span></small>'
     )
+    own = say_stage({"name": "{0}<i>", "why": "", "fields": {}})  # of a plan of one's own
+    assert own.count("{0}&lt;i&gt;") == 2

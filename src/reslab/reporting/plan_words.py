@@ -4,7 +4,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from reslab.reporting.words import LANGUAGES
+from reslab.reporting.words import marked
 
 # By the stage's name: its name, and why it was. The plan itself says it in English.
 _CHINESE = {
@@ -23,13 +23,11 @@ _CHINESE = {
 
 def say_stage(stage: dict[str, Any]) -> Markup:
     """The name of a stage as run.json holds it, and why it was, marked with each language."""
-    told = {"en": (stage["name"], stage["why"])}
-    if stage["name"] in _CHINESE and stage["why"]:  # a plan of one's own may give no reason
-        name, why = _CHINESE[stage["name"]]
-        told["zh"] = name, why.format(**{"train_from": "", "views": ""} | stage["fields"])
-    return Markup("").join(
-        Markup('<span lang="{}">{} <small>{}</small></span>').format(
-            code, *told.get(language, told["en"])
-        )
-        for language, code in LANGUAGES.items()
+    name, why = "{name}", "{why}"
+    if stage["why"]:  # a plan of one's own may give no reason
+        name, why = _CHINESE.get(stage["name"], (name, why))
+    values = {"train_from": "", "views": ""} | stage["fields"]
+    values |= {"name": stage["name"], "why": stage["why"]}
+    return Markup("{} <small>{}</small>").format(
+        marked(("{name}", name), values), marked(("{why}", why), values)
     )

@@ -297,9 +297,14 @@ _TEXTS: dict[str, tuple[str, str]] = CHECK_TEXTS | {
 
 def say(key: str, **values: object) -> Markup:
     """A text in all languages, marked with each; the page shows one of them."""
+    return marked(_TEXTS[key], values)
+
+
+def marked(texts: tuple[str, str], values: dict[str, object]) -> Markup:
+    """A text in each of the languages, filled with the values and marked with the language."""
     return Markup("").join(
         Markup('<span lang="{}">{}</span>').format(code, _filled(text, values))
-        for code, text in zip(LANGUAGES.values(), _TEXTS[key], strict=True)
+        for code, text in zip(LANGUAGES.values(), texts, strict=True)
     )
 
 
