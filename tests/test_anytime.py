@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -222,6 +223,16 @@ def test_a_signal_ends_it_with_the_best_so_far_scored_once(
     assert (run.path / "history.jsonl").read_bytes().startswith(before)
     assert len(run.history) > before.count(b"\n")
     assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
+
+
+@pytest.mark.usefixtures("ticking")
+def test_the_screen_counts_the_epochs_that_there_is_time_for(split_photos, tmp_path, capsys):
+    run = train(split_photos, tmp_path / "run", quiet=False)
+    told = re.findall(r"^epoch \d+ \((\d+)/(\d+)\)", capsys.readouterr().err, re.MULTILINE)
+    assert len(told) == len(run.history)
+    assert told[-1][0] == told[-1][1]
+    longest = tomllib.loads((run.path / "plan.toml").read_text("utf-8"))["stages"][-1]
+    assert int(told[-1][1]) < longest["fields"]["epochs"]
 
 
 @pytest.mark.parametrize("stop", [3, 9])

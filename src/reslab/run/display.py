@@ -1,7 +1,8 @@
 """What a person sees while a run works: a live bar in a terminal, plain lines elsewhere."""
 
+import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +24,7 @@ class Display:
         self.quiet = quiet or silent
         self._bar: Progress | None = None
         self._task: Any = None
-        self._epochs = 0
+        self._epochs: Callable[[], float] = float
         self._clock: list[tuple[float, int]] = []
         self._shown = time.monotonic()
 
@@ -76,8 +77,11 @@ class Display:
             yield count
 
     @contextmanager
-    def training(self, epochs: int, steps: int, done: int) -> Iterator[None]:
-        """Show steps and milestones inside the block; `done` steps were made before."""
+    def training(self, epochs: Callable[[], float], steps: int, done: int) -> Iterator[None]:
+        """Show steps and milestones inside the block; `done` steps were made before.
+
+        epochs: says how many there will be, as far as that is known by now.
+        """
         self._epochs = epochs
         self._clock = [(time.monotonic(), 0)]
         self._shown = time.monotonic()
@@ -91,7 +95,7 @@ class Display:
         ]
         with Progress(*columns, console=self.console, transient=True, expand=True) as bar:
             self._bar = bar
-            self._task = bar.add_task("starting", total=epochs * steps, completed=done, text="")
+            self._task = bar.add_task("starting", total=epochs() * steps, completed=done, text="")
             try:
                 yield
             finally:
@@ -106,14 +110,16 @@ class Display:
             del self._clock[0]
         (then, before), (_, after) = self._clock[0], self._clock[-1]
         rate = (after - before) / max(now - then, 1e-9)
-        steps_left = (self._epochs - event.epoch) * event.steps - event.step - 1
+        epochs = self._epochs()
+        steps_left = (epochs - event.epoch) * event.steps - event.step - 1
         left = _duration(steps_left * event.pictures / rate)
         if self._bar is not None:
             numbers = f"loss {event.loss:.4f}  acc {event.accuracy:.1%}"
             self._bar.update(
                 self._task,
                 completed=event.epoch * event.steps + event.step + 1,
-                description=f"epoch {event.epoch} ({event.epoch + 1}/{self._epochs})"
+                total=epochs * event.steps,
+                description=f"epoch {event.epoch} ({event.epoch + 1}/{math.ceil(epochs)})"
                 f" batch {event.step + 1}/{event.steps}",
                 text=f"{numbers}  {rate:,.0f} pictures/s  {left} left",
             )
@@ -129,7 +135,7 @@ class Display:
         """Show an epoch, or a strength of a solved head; `number` counts them from 0."""
         self._shown = time.monotonic()
         record = event.record
-        which = f"{number + 1}/{self._epochs}"
+        which = f"{number + 1}/{math.ceil(self._epochs())}"
         if "strength" in record:
             parts = [f"strength {record['strength']:.3g} ({which})"]
         else:

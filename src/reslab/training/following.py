@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterable
 
 from reslab.judging.sheet import draw_training_sheet
+from reslab.learning.pace import Pace
 from reslab.learning.state import Milestone, Step
 from reslab.run.checkpoint import CheckpointClock
 from reslab.training.event_files import event_files
@@ -10,17 +11,21 @@ from reslab.training.session import Session
 
 
 def followed(
-    session: Session, events: Iterable[Step | Milestone], steps: int
+    session: Session, events: Iterable[Step | Milestone], steps: int, pace: Pace | None = None
 ) -> Generator[Step | Milestone]:
     """The events again, each after it is shown, recorded, and its state saved where that is due.
 
-    steps: how many an epoch has.
+    steps: how many an epoch has. pace: says when it ends, if not after the recipe's epochs.
     """
     state, display, recipe = session.state, session.display, session.prepared.recipe
     progress = state.progress
     clock = CheckpointClock(recipe.checkpoint_every)
     done = progress.epoch * steps + progress.step
-    with display.training(recipe.epochs, steps, done), event_files(session.run) as put:
+
+    def epochs() -> float:
+        return recipe.epochs if pace is None else pace.end / steps
+
+    with display.training(epochs, steps, done), event_files(session.run) as put:
         for event in events:
             if isinstance(event, Milestone):
                 session.append_history(event.record)

@@ -188,8 +188,7 @@ def _solve(work: Work, session: Session, stage: Stage) -> None:
         display.say(f"head       cut off after {stage.passes:,} passes: taken as it was then")
     # One that was cut off may be worse than the one before, of fewer pictures.
     choose = work.plan.chooses or stage.passes is not None
-    for _ in followed(session, _solved(session, started, choose=choose), 0):
-        pass
+    _follow_solved(session, _solved(session, started, choose=choose))
 
 
 class _Passes:
@@ -237,7 +236,13 @@ def _solve_together(work: Work, session: Session, stage: Stage) -> None:
     save_model(session.run.chosen_checkpoint, chosen, session.model())
     assert stage.strength is not None
     solve_together(prepared, stage.strength, work.stop_late)
-    for _ in followed(session, _solved(session, started, together=True), 0):
+    _follow_solved(session, _solved(session, started, together=True))
+
+
+def _follow_solved(session: Session, milestones: Iterator[Milestone]) -> None:
+    """Show and keep a solved head as an epoch of one step."""
+    first = session.state.progress.epoch
+    for _ in followed(session, milestones, 1, Pace([(first, first + 1)])):
         pass
 
 
@@ -290,7 +295,7 @@ def _train(work: Work, session: Session, stage: Stage) -> None:
     )
     steering = Steering(work, session, pace, prepared.recipe.epochs * steps, steps)
     stage.turns = pace.turns
-    with closing(followed(session, events, steps)) as seen:
+    with closing(followed(session, events, steps, pace)) as seen:
         for event in seen:
             steering.after(event)
 
