@@ -26,6 +26,7 @@ from torch import nn
 import reslab
 from reslab.errors import InputError, InterruptedRunError
 from reslab.features.extraction import Features, NoRoomError
+from reslab.features.store import FeatureStore
 from reslab.learning import loop
 from reslab.learning.pace import Pace
 from reslab.learning.state import Milestone
@@ -260,6 +261,118 @@ def test_a_stopped_run_goes_on_and_its_plan_still_repeats(
         repeat(split_photos, run, tmp_path / "third")
     monkeypatch.setattr(working, "train_epochs", original)
     assert sha(reslab.resume(tmp_path / "third", quiet=True)) == sha(run)
+
+
+def test_a_signal_stops_a_repetition_as_it_would_any_training(
+    split_photos, tmp_path, monkeypatch, ticking
+):
+    """Its plan stays, no later stage is begun, and nothing is scored before its end."""
+    run = train(split_photos, tmp_path / "run", seed=4)
+    assert len(run.info["stages"]) > 1
+    original = working.followed
+
+    def interrupted(*given):
+        for number, event in enumerate(original(*given)):
+            if number == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield event
+
+    monkeypatch.setattr(working, "followed", interrupted)
+    with pytest.raises(InterruptedRunError, match="the state is saved"):
+        repeat(split_photos, run, tmp_path / "again")
+    monkeypatch.setattr(working, "followed", original)
+    assert not (tmp_path / "again" / "looks.jsonl").exists()
+    stopped = Plan.load(tmp_path / "again" / "plan.toml")
+    whole = Plan.load(run.path / "plan.toml")
+    assert [one.turns for one in stopped.stages] == [one.turns for one in whole.stages]
+    assert not any(one.done for one in stopped.stages)
+    again = reslab.resume(tmp_path / "again", quiet=True)
+    assert sha(again) == sha(run)
+    assert again.test == run.test
+
+
+def test_a_signal_between_the_stages_of_a_repetition_spoils_none(
+    split_photos, tmp_path, monkeypatch, ticking
+):
+    run = train(split_photos, tmp_path / "run", seed=4)
+    original = story.run_stage
+
+    def interrupted(work, number):
+        original(work, number)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(story, "run_stage", interrupted)
+    with pytest.raises(InterruptedRunError, match="the state is saved"):
+        repeat(split_photos, run, tmp_path / "again")
+    monkeypatch.setattr(story, "run_stage", original)
+    stopped = Plan.load(tmp_path / "again" / "plan.toml")
+    assert [one.done for one in stopped.stages] == [True] + [False] * (len(stopped.stages) - 1)
+    assert sha(reslab.resume(tmp_path / "again", quiet=True)) == sha(run)
+
+
+@pytest.mark.usefixtures("ticking")
+def test_a_recipes_own_optimiser_does_not_stand_in_the_way_of_the_stages(
+    split_photos, tmp_path, weights, monkeypatch
+):
+    """small-resnet's has nesterov, of which AdamW knows nothing."""
+    monkeypatch.setattr(ladder, "WHOLE_FROM", 1e9)
+    run = reslab.train(
+        split_photos, out=tmp_path / "run", recipe="small-resnet", weights=weights, minutes=2,
+        fields={"preprocess.size": 32, "optimizer.nesterov": True}, quiet=True,
+    )  # fmt: skip
+    assert run.finished
+    assert len(run.info["stages"]) > 1
+    assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
+
+
+def test_what_a_stage_needs_of_an_optimiser():
+    """A field of the user's own, but where the stage has another optimiser than it is of."""
+    assert "optimizer.nesterov" in ladder._needed(ladder.LATER | {"train_from": "4"}, set())
+    assert not ladder._needed(ladder.WHOLE, {"optimizer.name"})
+    assert "drop_path" in ladder._needed(ladder.LAST_LAYERS | {"train_from": "7"}, {"drop_path"})
+
+
+@pytest.mark.usefixtures("ticking")
+def test_without_validation_pictures_nothing_is_said_to_choose(split_photos, tmp_path, capsys):
+    fields = {"split.validation": 0.0}
+    run = train(split_photos, tmp_path / "run", fields=fields, quiet=False)
+    assert run.info["validation_chose"] is False
+    assert "nothing can choose: the last weights" in capsys.readouterr().err
+    assert run.test
+
+
+@pytest.mark.usefixtures("ticking")
+def test_a_head_that_was_cut_off_replaces_none_unseen(split_photos, tmp_path, weights, monkeypatch):
+    """Without validation pictures nothing tells whether it is better than the one before."""
+    for module in (ladder, working):
+        monkeypatch.setattr(module, "GLANCE", 16)
+    monkeypatch.setattr(ladder, "_last_layers", lambda *given: None)
+    monkeypatch.setattr(ladder, "_trained", lambda *given: (_ for _ in ()).throw(EnoughError))
+    original, looks = work_.Work.stop_solving, []
+
+    def late(work):
+        looks.append(len(work.plan.stages))
+        if looks.count(2) == 2:
+            raise EnoughError
+        original(work)
+
+    monkeypatch.setattr(work_.Work, "stop_solving", late)
+    options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
+    fields = {"preprocess.size": 32, "split.validation": 0.0}
+    run = reslab.train(split_photos, out=tmp_path / "run", minutes=2, fields=fields, **options)
+    first, second = run.info["stages"][:2]
+    assert (first["done"], second["done"]) == (True, False)
+    assert run.info["best_epoch"] == 0
+    assert len(run.history) == 1
+
+
+def test_minutes_that_a_run_is_given_later_count_from_then(split_photos, tmp_path, ticking):
+    run = train(split_photos, tmp_path / "run", seed=4)
+    used = Plan.load(run.path / "plan.toml").used
+    again = go_on(run.path, ticking)
+    assert again.info["minutes"] == pytest.approx(used / 60 + MINUTES)
+    plan = Plan(minutes=1.0, pinned=["optimizer.lr"], stages=[Stage(name="a", done=True)])
+    assert plan.to_repeat().pinned == ["optimizer.lr"]
 
 
 @pytest.mark.parametrize("together", [False, True])
@@ -499,6 +612,63 @@ def test_a_head_is_solved_on_the_features_there_was_time_for(
     monkeypatch.undo()
     again = repeat(split_photos, run, tmp_path / "again")
     assert sha(again) == sha(run)
+
+
+@pytest.mark.usefixtures("ticking")
+def test_features_that_the_cache_cannot_take_are_computed_once(
+    split_photos, tmp_path, weights, monkeypatch
+):
+    """Else a full disk costs a head by the clock twice its time."""
+
+    def full(store, keys, values):
+        raise OSError(28, "No space left on device", "/cache")
+
+    monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(FeatureStore, "put", full)
+    monkeypatch.setattr(ladder, "_last_layers", lambda *given: None)
+    monkeypatch.setattr(ladder, "_trained", lambda *given: (_ for _ in ()).throw(EnoughError))
+    original, kept = Features._keep, []
+
+    def keep(features, names, values):
+        kept.extend(names.tolist())
+        original(features, names, values)
+
+    monkeypatch.setattr(Features, "_keep", keep)
+    options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
+    fields = {"preprocess.size": 32, "precision": "fp32"}
+    run = reslab.train(split_photos, out=tmp_path / "run", minutes=2, fields=fields, **options)
+    assert run.info["stages"][0]["done"]
+    assert len(kept) == len(set(kept)) > 0
+
+
+def test_features_that_are_all_there_when_the_time_is_up_make_a_head_of_all(
+    split_photos, tmp_path, weights, monkeypatch
+):
+    """However few the pictures are that the head before had not seen."""
+    monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "cache"))
+    for module in (ladder, working):
+        monkeypatch.setattr(module, "GLANCE", 16)
+    monkeypatch.setattr(working, "MORE", 1e9)
+    monkeypatch.setattr(ladder, "_last_layers", lambda *given: None)
+    monkeypatch.setattr(ladder, "_trained", lambda *given: (_ for _ in ()).throw(EnoughError))
+    passes, raised = itertools.count(1), []
+
+    def at_the_last(work):
+        if len(work.plan.stages) == 2:
+            count = work.base.pictures.counts()["train"]
+            if 16 * (1 + next(passes)) >= count:
+                raised.append(count)
+                raise EnoughError
+
+    monkeypatch.setattr(work_.Work, "stop_to_solve", at_the_last)
+    options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
+    fields = {"preprocess.size": 32, "precision": "fp32"}
+    out = tmp_path / "run"
+    run = reslab.train(split_photos, out=out, minutes=MINUTES, fields=fields, **options)
+    assert len(raised) == 1
+    first, more = run.info["stages"][:2]
+    assert (first["pictures"], more["pictures"]) == (16, None)
+    assert more["done"]
 
 
 def test_a_head_that_is_cut_off_while_it_is_solved_is_taken_as_it_is(
@@ -808,6 +978,7 @@ def test_judging_a_few_pictures_says_nothing_of_the_rate(judged, rate):
         plan=Plan(stages=[Stage(name="later layers", fields={})]),
         progress=SimpleNamespace(epoch=1, step=0),
         caught=[],
+        interrupted=False,
     )
     pictures = SimpleNamespace(splits={"validation": range(judged)})
     session = SimpleNamespace(stage=0, prepared=SimpleNamespace(pictures=pictures, cut=None))
@@ -879,11 +1050,11 @@ def test_where_all_of_the_test_split_takes_too_long_a_sample_leaves_time_for_the
     run = train(split_photos, tmp_path / "run")
     assert 0.1 * run.test["of"] <= run.test["n"] < run.test["of"] == run.info["counts"]["test"]
     assert "a sample of 24, drawn by the seed" in (run.path / "report.html").read_text("utf-8")
-    answers = content._answers(run)
-    shown = content._as_answered(answers, DataSource.named(split_photos).read())
+    answers = content.answers_of(run)
+    shown = content.as_answered(answers, DataSource.named(split_photos).read())
     assert list(shown.splits["test"].paths) == [answer.path for answer in answers]
     with pytest.raises(InputError, match="in their order"):
-        content._as_answered(answers[::-1], shown)
+        content.as_answered(answers[::-1], shown)
     (run.path / "report.html").unlink()
     reslab.report(run.path)
     page = (run.path / "report.html").read_text("utf-8")

@@ -399,9 +399,7 @@ def test_a_path_that_stands_twice_loses_one(tmp_path):
     lines = [f"{number}.jpg {'ab'[number % 2]}" for number in (0, 1, 2, 3, 4, 5, 1, 1)]
     (tmp_path / "train.txt").write_text("\n".join(lines) + "\n")
     lists = tmp_path.parent / f"{tmp_path.name}-lists"
-    found = reslab.check(
-        tmp_path / "train.txt", out=lists / "out", write_lists_to=lists, quiet=True
-    )
+    found = reslab.check(tmp_path / "train.txt", out=lists / "out", write_lists=lists, quiet=True)
     left = DataSource.named(tmp_path / "train.txt", {"without": found.path}).open()
     assert len(left.without) == found.cleaned == found.counts["exact-copy"] == 2
     assert [left.splits["train"].paths[row] for row in range(6)] == [f"{n}.jpg" for n in range(6)]
@@ -428,7 +426,7 @@ def test_a_run_is_a_network_too(run, split_photos, tmp_path):
 
 def test_no_file_is_touched(folder, tmp_path):
     before = state_of(folder)
-    reslab.check(folder, out=tmp_path / "out", write_lists_to=tmp_path / "lists", quiet=True)
+    reslab.check(folder, out=tmp_path / "out", write_lists=tmp_path / "lists", quiet=True)
     assert state_of(folder) == before
 
 
@@ -454,7 +452,7 @@ def test_the_verdict_is_short_and_leaks_come_first(folder, tmp_path, capsys):
 
 def test_cleaned_lists_train_without_what_is_wrong(folder, tmp_path):
     lists = tmp_path / "清单"
-    found = reslab.check(folder, out=tmp_path / "out", write_lists_to=lists, quiet=True)
+    found = reslab.check(folder, out=tmp_path / "out", write_lists=lists, quiet=True)
     again = reslab.check(lists, out=tmp_path / "again", quiet=True)
     wrong = {"leak", "conflicting-copy", "exact-copy", "near-copy"}
     assert {kind: again.counts[kind] for kind in wrong} == dict.fromkeys(wrong, 0)
@@ -465,6 +463,39 @@ def test_cleaned_lists_train_without_what_is_wrong(folder, tmp_path):
     assert all(row["line"].rpartition(":")[0].endswith(f"{row['split']}.txt") for row in reasons)
     leak = next(row for row in reasons if row["kind"] == "leak" and row["path"] == "20.jpg")
     assert leak["line"].endswith("train.txt:21")
+
+
+def test_cleaned_lists_lead_out_of_a_folder_behind_a_link(folder, tmp_path):
+    (tmp_path / "deep" / "down").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "down")
+    lists = tmp_path / "link" / "lists"
+    reslab.check(folder, out=tmp_path / "out", write_lists=lists, quiet=True)
+    assert DataSource.named(lists).open().counts()["train"]
+
+
+def test_classes_that_are_numbers_are_listed_so_that_they_train(tmp_path):
+    for number in range(12):
+        place = tmp_path / "d" / str(1 + number % 3)
+        place.mkdir(parents=True, exist_ok=True)
+        jpeg(place / f"{number}.jpg", scene(number))
+    reslab.check(tmp_path / "d", out=tmp_path / "out", write_lists=tmp_path / "l", quiet=True)
+    found = DataSource.named(tmp_path / "l").open()
+    assert found.classes == ("1", "2", "3")
+    assert found.counts()["train"] == 12
+
+
+def test_what_cannot_be_read_is_among_the_reasons_whatever_kinds_are_named(tmp_path):
+    for number in range(8):
+        jpeg(tmp_path / f"{number}.jpg", scene(number))
+    (tmp_path / "8.jpg").write_bytes(b"no picture")
+    lines = [f"{number}.jpg {'ab'[number % 2]}" for number in range(9)]
+    (tmp_path / "train.txt").write_text("\n".join(lines) + "\n")
+    lists = tmp_path.parent / f"{tmp_path.name}-lists"
+    found = reslab.check(tmp_path / "train.txt", out=lists / "out", write_lists=lists,
+                         kinds="near-copy", quiet=True)  # fmt: skip
+    assert found.cleaned == 1
+    assert [row["path"] for row in rows_of(lists / "reasons.csv")] == ["8.jpg"]
+    assert len((lists / "train.txt").read_text().splitlines()) == 8
 
 
 def test_train_without_what_is_named(folder, checked, tmp_path):
@@ -536,7 +567,7 @@ def test_what_is_wrong_with_the_command_is_told(folder, run, tmp_path, words, sa
 
 def test_lists_cannot_name_what_is_in_no_folder(tmp_path):
     with pytest.raises(InputError, match="unpack it first"):
-        reslab.check("digits", out=tmp_path / "out", write_lists_to=tmp_path / "l", quiet=True)
+        reslab.check("digits", out=tmp_path / "out", write_lists=tmp_path / "l", quiet=True)
 
 
 def test_what_is_not_ours_is_not_written_over(folder, tmp_path):

@@ -1,7 +1,9 @@
 """Where the network looks: at what matters, in the right place, told plainly where it cannot."""
 
+import io
 import json
 import os
+import shutil
 import sys
 import threading
 
@@ -16,8 +18,9 @@ from reslab.cli import main
 from reslab.errors import InputError
 from reslab.judging.overlay import overlay
 from reslab.networks.explaining import grad_cam, spatial_layer
+from reslab.pictures import decoding
 from reslab.pictures.preprocessing import Preprocessing
-from reslab.using.explaining import explain_pictures
+from reslab.using.explaining import explain_pictures, marked_picture
 
 CORNERS = {"top left": (0, 0), "bottom right": (16, 16)}
 
@@ -222,3 +225,31 @@ def test_the_overlay_is_grey_where_nothing_speaks(shape):
     assert (drawn == drawn[..., :1]).all()
     marked = np.asarray(overlay(pixels, np.ones((4, 4), np.float32))).astype(int)
     assert (marked[..., 0] > marked[..., 2] + 100).all()
+
+
+def test_a_large_photo_is_explained_as_it_is_predicted(corners, tmp_path, monkeypatch):
+    """At a part of its size, where all of it would be too large."""
+    monkeypatch.setattr(decoding, "LARGEST", 3_000_000)
+    photo = tmp_path / "photo.jpg"
+    noise = np.random.default_rng(1).integers(0, 256, (18, 24, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((2400, 1800)).save(photo, quality=50)
+    classifier = reslab.Classifier.load(corners.path)
+    assert classifier.predict(photo)
+    (found,) = explain_pictures(corners.path, [str(photo)], out=tmp_path / "out")
+    assert found["region"] == [0, 0, 2400, 1800]  # of the photo as it is
+    with Image.open(found["png"]) as drawn:
+        assert drawn.size == (800, 600)
+    marked = marked_picture(photo.read_bytes(), classifier.explain(photo), classifier.preprocessing)
+    with Image.open(io.BytesIO(marked)) as drawn:
+        assert drawn.size == (800, 600)
+
+
+def test_a_name_too_long_for_an_overlay_stops_no_other(corners, tmp_path):
+    source = f"{corners.info['source']['data']}/test/red/0.png"
+    for name in ("很" * 80, "z"):
+        shutil.copy(source, tmp_path / f"{name}.png")
+    long, short = explain_pictures(corners.path, [str(tmp_path)], out=tmp_path / "out")
+    if isinstance(short, InputError):
+        long, short = short, long
+    assert "too long a name" in str(long)
+    assert short["png"].endswith("z.explained.png")

@@ -139,7 +139,7 @@ def test_an_export_is_used_as_its_model(uneven, exported):
                 ours.set,
                 ours.unknown,
             )
-    with pytest.raises(reslab.InputError, match="no layer whose outputs are places"):
+    with pytest.raises(reslab.InputError, match="explain the run it was exported from"):
         other.explain(paths[0])
     data = uneven.path.parent / "照片"
     ours, theirs = (
@@ -178,6 +178,8 @@ def test_torch_export_is_predict_too(uneven, tmp_path):
     assert theirs[ours.label] == pytest.approx(ours.probability, abs=1e-5)
     assert graph(pixels.repeat(7, 1, 1, 1)).shape == (7, 3)
     assert reslab.export(uneven.path, format="torch", out=found.path, quiet=True)
+    with pytest.raises(reslab.InputError, match=r"torch\.export\.load opens; name the run"):
+        reslab.Classifier.load(found.path)
 
 
 # The gate: each fault is planted where it would be made.
@@ -521,7 +523,7 @@ def bad(tmp_path, uneven, exported):
         "flipped": (f"evaluate {root}/flipped.onnx digits", "flipped.onnx: damaged"),
         "bit": (f"predict {root}/bit.onnx {pic}", "bit.onnx"),
         "summary": (f"summary {exported.path}", "model.onnx"),
-        "explain": (f"explain {exported.path} {pic}", "no layer"),
+        "explain": (f"explain {exported.path} {pic}", "explain the run it was exported from"),
     }
 
 

@@ -17,6 +17,7 @@ import reslab
 from reslab.cli import main
 from reslab.errors import InputError
 from reslab.features.extraction import ViewSettings
+from reslab.learning.loss import Loss
 from reslab.learning.parts import build_parts
 from reslab.learning.parts.clipping import Clipping
 from reslab.learning.parts.growing import Growing, size_in, sizes_of
@@ -318,6 +319,35 @@ def test_a_skipped_branch_leaves_the_shortcut_and_the_mean_stays():
     torch.testing.assert_close(found[~skipped][:1], plain / (1 - chance))
     part.gradients(network, MOMENTS[0])
     assert torch.equal(block(x[:1]) - x[:1], branch)  # outside a step nothing is skipped
+
+
+def test_a_training_that_broke_off_in_a_step_skips_nothing_of_the_next():
+    """As a trial of a search that diverged, on the network that the others use too."""
+    network = build_network(NetworkSpec("small-resnet", 5, 3, (16, 16)), seed=0).eval()
+    mark_branches(network, "small-resnet", 0.9)
+    for layer in marked(network):
+        nn.init.ones_(layer.weight)
+    x = torch.rand(64, 3, 16, 16)
+    plain = network(x)
+    broken = StochasticDepth.of(recipe(drop_path=0.9), network, 5)
+    broken.passing(MOMENTS[0])
+    assert not torch.equal(network(x), plain)
+    after = StochasticDepth.of(recipe(drop_path=0.9), network, 5)
+    assert torch.equal(network(x), plain)
+    after.passing(MOMENTS[0])
+    assert not torch.equal(network(x), plain)
+
+
+def test_classes_after_the_last_label_are_weighed_too():
+    """Pictures of them may stand in what is held out alone."""
+    labels = torch.tensor([0, 0, 0, 1])
+    loss = Loss.of(recipe(class_weights="balanced"), labels)
+    logits = torch.randn(2, 4)
+    mixed = torch.tensor([[0.25, 0.75, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+    weights = torch.tensor([4 / (2 * 3), 4 / 2])
+    each = -(mixed * logits.log_softmax(1)).sum(1)
+    expected = (each * (mixed[:, :2] @ weights)).mean()
+    torch.testing.assert_close(loss(logits, mixed), expected)
 
 
 def test_pretrained_layers_are_skipped_too_and_frozen_ones_are_not(tmp_path, split_photos):

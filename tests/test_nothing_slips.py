@@ -305,6 +305,18 @@ def test_a_folder_that_is_no_run_is_never_overwritten(content, data, tmp_path):
     assert (out / "checkpoints" / "thesis.pt").read_bytes() == b"years"
 
 
+def test_what_a_run_leaves_that_is_killed_before_its_record_is_no_hindrance(data, tmp_path):
+    out = tmp_path / "run"
+    (out / "checkpoints").mkdir(parents=True)
+    for name in ("recipe.toml", "plan.toml"):
+        (out / name).write_text("")
+    assert reslab.train(data, out=out, **SETTINGS).finished
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "plan.toml").write_text("mine")
+    with pytest.raises(InputError, match="holds files and no run"):
+        reslab.train(data, out=tmp_path / "other", **SETTINGS)
+
+
 def test_a_run_that_names_others_files_deletes_none_of_them(data, tmp_path):
     run = reslab.train(data, out=tmp_path / "run", **SETTINGS)
     (tmp_path / "precious.txt").write_text("mine")

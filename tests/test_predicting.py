@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import io
 import json
 import os
 import random
@@ -20,6 +21,7 @@ import reslab
 from drawn_pictures import fill
 from packing import add, write_parquet, write_shards
 from reslab.cli import main
+from reslab.cli.printing import print_json
 from reslab.errors import InputError
 from reslab.using import predicting, shards
 from reslab.using.bulk import Predictor
@@ -372,3 +374,28 @@ def test_a_listing_is_what_the_folders_hold(many, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path / place)
         digests.add(expand(["photos"]).digest())
     assert len(digests) == 2
+
+
+def test_what_a_folder_holds_beside_pictures_is_told(run, many, tmp_path, capsys, monkeypatch):
+    found = expand([str(many)], packed=True)
+    assert [note.removeprefix(str(many)) for note in found.notes] == [
+        ": 1 file (notes.txt) not pictures by their names: not used"
+    ]
+    reslab.predict(run.path, many, out=tmp_path / "out", **QUIET)
+    assert "1 file (notes.txt) not pictures" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["reslab", "predict", str(run.path), str(many)])
+    with pytest.raises(SystemExit):
+        main()
+    assert "1 file (notes.txt) not pictures" in capsys.readouterr().err
+
+
+def test_json_is_json_in_any_encoding(monkeypatch):
+    """As in a Chinese Windows pipe, which cannot say every letter."""
+    for encoding in ("gbk", "ascii", "utf-8"):
+        written = io.BytesIO()
+        out = io.TextIOWrapper(written, encoding, errors="backslashreplace")
+        monkeypatch.setattr(sys, "stdout", out)
+        print_json({"path": "é 猫 \U0001f600"})
+        monkeypatch.undo()
+        assert json.loads(written.getvalue().decode(encoding)) == {"path": "é 猫 \U0001f600"}
+    assert "猫".encode() in written.getvalue()

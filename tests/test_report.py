@@ -19,7 +19,7 @@ from reslab.cli import main
 from reslab.errors import InputError
 from reslab.judging.metrics import confusion_of
 from reslab.reporting.comparison import compare
-from reslab.reporting.content import gather
+from reslab.reporting.content import command_of, gather
 from reslab.reporting.page import report_page
 from reslab.reporting.plan_words import _CHINESE, say_stage
 from reslab.reporting.reports import _curves, pictures_of
@@ -151,6 +151,26 @@ def test_pictures_that_are_gone_are_not_shown(poor, tmp_path, capsys):
     page = (tmp_path / "bare.html").read_text("utf-8")
     assert "The pictures are not where they were" in said(page)
     assert "data:image" not in page
+
+
+def test_a_table_that_was_sorted_since_costs_no_page_its_pictures(poor, tmp_path, capsys):
+    shutil.copytree(poor.path, tmp_path / "sorted")
+    table = tmp_path / "sorted" / "predictions.csv"
+    head, *rows = table.read_text("utf-8").splitlines(keepends=True)
+    table.write_text(head + "".join(reversed(rows)), "utf-8")
+    before = (tmp_path / "sorted" / "report.html").read_bytes()
+    with pytest.raises(InputError, match="has the pictures, which are not to be had any more"):
+        reslab.report(tmp_path / "sorted", language="en")
+    assert "does not name the test pictures in their order" in capsys.readouterr().err
+    assert (tmp_path / "sorted" / "report.html").read_bytes() == before
+
+
+def test_the_command_of_a_page_leaves_out_what_the_run_left_out():
+    source = {"data": "/d", "without": "/issues.csv", "kinds": "label", "test": None}
+    assert shlex.split(command_of(source)) == [
+        "reslab", "train", "/d", "--recipe", "recipe.toml", "--without", "/issues.csv",
+        "--kinds", "label",
+    ]  # fmt: skip
 
 
 def test_a_thousand_classes_stay_readable(run, tmp_path):

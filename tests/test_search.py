@@ -13,11 +13,12 @@ import reslab
 from drawn_pictures import fill
 from reslab.cli import run_command
 from reslab.errors import InputError, InterruptedRunError
+from reslab.features.extraction import NoRoomError
 from reslab.features.store import FeatureStore
 from reslab.pictures.store import PixelStore
 from reslab.recipes.files import load_recipe, recipe_names
 from reslab.recipes.recipe import Recipe
-from reslab.searching import work
+from reslab.searching import proposals, work
 from reslab.searching.proposals import Proposal
 from reslab.searching.record import Trial, Validation, read_record
 from reslab.searching.space import Choices, Range, described, space_of
@@ -294,6 +295,64 @@ def test_what_diverges_or_does_not_go_together_is_a_result(look_for):
     worst = look_for("worst", trials=2, over={"lr": [1e35, 1e36]})
     with pytest.raises(InputError, match="no trial came to its end"):
         _ = worst.best
+
+
+def test_a_search_ends_when_all_has_been_tried(look_for, capsys):
+    over = {"lr": [1e-3, 1e-2], "batch_size": [8, 16]}
+    found = look_for(over=over, trials=None, minutes=60, quiet=False)
+    assert found.record.tried == 4
+    assert {tuple(trial.fields.values()) for trial in found.trials} == {
+        (size, rate) for size in (8, 16) for rate in (1e-3, 1e-2)
+    }
+    assert found.caution.startswith("best of 4 trials")
+    assert found.as_dict()["best"]["of"] == 4
+    assert "nothing is left that was not tried" in capsys.readouterr().err
+    assert found.record.status == "finished"
+
+
+def test_too_little_memory_is_a_result_and_other_faults_are_not(look_for, monkeypatch):
+    original = work.Bench.events
+
+    def failing(error):
+        def events(bench, recipe):
+            if recipe.batch_size == 16:
+                raise error
+            yield from original(bench, recipe)
+
+        monkeypatch.setattr(work.Bench, "events", events)
+
+    over = {"batch_size": [8, 16]}
+    failing(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"))
+    found = look_for(over=over, trials=20)
+    assert {trial.error for trial in found.trials} == {None, "there is not enough memory"}
+    failing(NoRoomError("a gigabyte"))
+    with pytest.raises(NoRoomError):
+        look_for("none", over=over, trials=20)
+    failing(RuntimeError("of another kind"))
+    with pytest.raises(RuntimeError, match="of another kind"):
+        look_for("other", over=over, trials=20)
+
+
+def test_where_every_trial_fails_time_ends_the_search(look_for):
+    found = look_for(over={"lr": [1e35, 1e36, 1e37]}, trials=None, minutes=1e-4)
+    assert [trial.state for trial in found.trials] == ["failed"]
+
+
+def test_one_that_failed_is_the_worst_whatever_it_had_been():
+    space = {"optimizer.lr": Range(1e-4, 1.0, whole=False, log=True)}
+    best = Validation(n=10, accuracy=0.9, loss=0.1)
+    trial = Trial(number=0, fields={"optimizer.lr": 0.5}, state="failed", validation=best,
+                  curve=[0.8, 0.9])  # fmt: skip
+    told = proposals._as_optuna(
+        trial, space, {name: proposals._distribution(of) for name, of in space.items()}
+    )
+    assert (told.value, told.intermediate_values) == (0.0, {})
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there names are no bytes")
+def test_a_folder_whose_name_is_not_utf_8_is_refused_before_it_is_read(look_for, tmp_path):
+    with pytest.raises(InputError, match="the name is not UTF-8"):
+        look_for(data=tmp_path / os.fsdecode("照片".encode("gbk")))
 
 
 def test_a_solved_head_is_searched_by_its_own_fields(look_for, capsys):

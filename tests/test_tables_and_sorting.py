@@ -2,6 +2,8 @@
 
 import csv
 import os
+import shutil
+import subprocess
 import sys
 
 import pytest
@@ -109,8 +111,51 @@ def test_photos_are_copied_into_the_folders_of_their_classes(
     assert len(list((tmp_path / "doubts" / "unknown").iterdir())) == 24
 
 
-def predicted(path, label="cat"):
-    return Prediction(str(path), label, 1.0, (Guess(label, 1.0),))
+@pytest.mark.skipif(os.name == "nt", reason="there names are no bytes")
+def test_a_picture_whose_name_is_not_utf_8_is_copied_too(
+    run, split_photos, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "p").mkdir()
+    name = os.fsdecode("猫.png".encode("gbk"))
+    (tmp_path / "p" / name).write_bytes((split_photos / "test" / "bird" / "100.png").read_bytes())
+    words = ["predict", run.path, tmp_path / "p", "--copy-to", tmp_path / "sorted"]
+    assert command(words, capsys, monkeypatch)[0] == 0
+    assert [path.name for path in snapshot(tmp_path / "sorted")] == [name]
+
+
+def test_a_reader_that_has_seen_enough_costs_no_row_and_no_copy(run, split_photos, tmp_path):
+    """As `| head -1` does: here the pipe is closed before anything is written."""
+    words = ["predict", run.path, split_photos / "test", "--csv", tmp_path / "t.csv",
+             "--copy-to", tmp_path / "sorted", "--json"]  # fmt: skip
+    status, said = unread(words)
+    assert (status, said) == (0, "")
+    assert len(rows_of(tmp_path / "t.csv")) == 24
+    assert len(snapshot(tmp_path / "sorted")) == 24
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_what_nobody_reads_at_the_end_is_no_error(run, split_photos, tmp_path, wrong):
+    """Words that are still in a buffer when the command ends."""
+    shutil.copytree(split_photos / "test", tmp_path / "p")
+    if wrong:
+        (tmp_path / "p" / "bird" / "broken.png").write_bytes(b"no picture")
+    status, said = unread(["predict", run.path, tmp_path / "p", "--top", "1"])
+    assert status == 2 * wrong
+    assert ("broken.png" in said) == wrong
+    assert "BrokenPipeError" not in said
+
+
+def unread(words):
+    """(exit status, standard error) of a command whose output nobody reads."""
+    buffered = {name: of for name, of in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    reads, writes = os.pipe()
+    os.close(reads)
+    ended = subprocess.run(
+        [sys.executable, "-m", "reslab", *map(str, words)], env=buffered, stdout=writes,
+        stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(writes)
+    return ended.returncode, ended.stderr
 
 
 def test_what_stands_there_is_never_replaced(tmp_path):
@@ -118,15 +163,15 @@ def test_what_stands_there_is_never_replaced(tmp_path):
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "a.jpg").write_bytes(b"%d" % number)
     target = tmp_path / "t"
-    placed = [copy_into_class(predicted(tmp_path / str(n) / "a.jpg"), target) for n in range(3)]
+    placed = [copy_into_class(tmp_path / str(n) / "a.jpg", "cat", target) for n in range(3)]
     assert [path.name for path in placed] == ["a.jpg", "a (2).jpg", "a (3).jpg"]
     assert [path.read_bytes() for path in placed] == [b"0", b"1", b"2"]
-    assert copy_into_class(predicted(tmp_path / "1" / "a.jpg"), target) == placed[1]
+    assert copy_into_class(tmp_path / "1" / "a.jpg", "cat", target) == placed[1]
     (target / "cat" / "b.jpg").symlink_to(tmp_path / "nowhere")
     (tmp_path / "b.jpg").write_bytes(b"b")
-    assert copy_into_class(predicted(tmp_path / "b.jpg"), target).name == "b (2).jpg"
+    assert copy_into_class(tmp_path / "b.jpg", "cat", target).name == "b (2).jpg"
     assert not (tmp_path / "nowhere").exists()
-    assert copy_into_class(predicted(placed[0]), target) == placed[0]  # it lies there itself
+    assert copy_into_class(placed[0], "cat", target) == placed[0]  # it lies there itself
 
 
 def test_a_copy_that_fails_leaves_nothing(tmp_path, monkeypatch):
@@ -138,7 +183,7 @@ def test_a_copy_that_fails_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", full)
     monkeypatch.setattr("shutil.copyfileobj", full)
     with pytest.raises(OSError, match="No space"):
-        copy_into_class(predicted(tmp_path / "a.jpg"), tmp_path / "t")
+        copy_into_class(tmp_path / "a.jpg", "cat", tmp_path / "t")
     assert list((tmp_path / "t" / "cat").iterdir()) == []
 
 
@@ -153,11 +198,11 @@ def test_without_links_a_copy_is_whole_and_replaces_nothing(tmp_path, monkeypatc
         (tmp_path / folder / "a.jpg").write_bytes(folder.encode())
         os.utime(tmp_path / folder / "a.jpg", (1e9, 1e9))
     (tmp_path / long).write_bytes(b"long")
-    placed = [copy_into_class(predicted(tmp_path / f / "a.jpg"), tmp_path / "t") for f in "ab"]
+    placed = [copy_into_class(tmp_path / f / "a.jpg", "cat", tmp_path / "t") for f in "ab"]
     assert [path.name for path in placed] == ["a.jpg", "a (2).jpg"]
     assert [path.read_bytes() for path in placed] == [b"a", b"b"]
     assert placed[0].stat().st_mtime == 1e9
-    assert copy_into_class(predicted(tmp_path / long), tmp_path / "t").name == long
+    assert copy_into_class(tmp_path / long, "cat", tmp_path / "t").name == long
     assert len(list((tmp_path / "t" / "cat").iterdir())) == 3
 
 

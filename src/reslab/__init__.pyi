@@ -31,7 +31,7 @@ def check(
     weights: str | Path | None = None,
     model: str | Path | None = None,
     out: str | Path = 'check',
-    write_lists_to: str | Path | None = None,
+    write_lists: str | Path | None = None,
     language: str | None = None,
     device: str = 'auto',
     quiet: bool = False,
@@ -48,7 +48,7 @@ def check(
     network, weights: a pretrained network, by whose features labels and outliers are judged.
     model: a run folder or model file in their place. Without either, labels and outliers are not
         judged.
-    write_lists_to: a folder for lists without what is wrong, as train takes them; the kinds are
+    write_lists: a folder for lists without what is wrong, as train takes them; the kinds are
         those of `kinds`, else the harmful ones.
     language: which one the page opens in, en or zh; the system's if None. It has both.
     No picture is changed, moved or deleted. Raises InputError if the data cannot be opened.

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from reslab.checking.issues import Issue
 from reslab.checking.looks import Looked
-from reslab.disk import refuse_foreign, write_safely
+from reslab.disk import real_path, refuse_foreign, write_safely
 from reslab.errors import InputError
 from reslab.judging.csv_text import csv_text
 from reslab.pictures.files import Folder
 from reslab.pictures.issue_table import is_left_out
-from reslab.pictures.lists import parse_list
+from reslab.pictures.lists import parse_classes, parse_list
 from reslab.pictures.table import Pictures, Samples
 
 REASONS = ("path", "split", "line", "kind", "score", "other", "suggested")
@@ -27,7 +27,7 @@ def refuse_unlistable(pictures: Pictures, folder: Path) -> None:
             raise InputError(f"--write-lists {folder}: holds {name} already; name another folder")
     if folder.is_dir():
         refuse_foreign(folder / "reasons.csv", "--write-lists", _is_reasons, "a table of reasons")
-    unlisted = []
+    unlisted, start = [], real_path(folder)
     for _, samples in pictures:
         if not isinstance(samples.files, Folder):
             raise InputError(
@@ -35,7 +35,7 @@ def refuse_unlistable(pictures: Pictures, folder: Path) -> None:
                 " none; unpack it first"
             )
         for row in range(len(samples)):
-            line = _line(samples, row, pictures.classes, folder)
+            line = _line(samples, row, pictures.classes, start)
             entries, _ = parse_list(line.encode("utf-8", "surrogateescape"), "")
             if [*entries.paths, *entries.words] != line.split("\t"):
                 unlisted.append(repr(samples.paths[row]))
@@ -43,23 +43,28 @@ def refuse_unlistable(pictures: Pictures, folder: Path) -> None:
         raise InputError("--write-lists: a line of a list cannot hold these paths:", unlisted)
 
 
-def write_lists(
+def write_cleaned(
     folder: Path, looked: Looked, issues: Sequence[Issue], kinds: Sequence[str], *, named: bool
 ) -> int:
     """Write a list a split, the classes, and why each picture is missing; how many are.
 
+    Classes that are called 1, 2, 3 are left to the lists' labels, which name them all the same.
     named: whether the user named the kinds; see `is_left_out`. Raises InputError where no training
     picture would be left, or OSError.
     """
     gone = [
-        one for one in issues if one.path and is_left_out(one.kind, one.split, kinds, named=named)
+        one
+        for one in issues
+        # A picture without a row could not be read, and so cannot be listed, whatever is named.
+        if one.path and (one.row is None or is_left_out(one.kind, one.split, kinds, named=named))
     ]
     left_out = {one.row for one in gone if one.row is not None}
     lines: dict[str, list[str]] = {}
+    start = real_path(folder)
     for row in range(len(looked)):
         if row not in left_out:
             split, samples, own = looked.place(row)
-            lines.setdefault(split, []).append(_line(samples, own, looked.classes, folder))
+            lines.setdefault(split, []).append(_line(samples, own, looked.classes, start))
     if "train" in looked.pictures.splits and "train" not in lines:
         raise InputError(
             f"--write-lists {folder}: no training picture would be left; name fewer --kinds"
@@ -68,7 +73,9 @@ def write_lists(
     for split, written in lines.items():
         text = "\n".join(written) + "\n"
         write_safely(folder / _NAMES[split], text.encode("utf-8", "surrogateescape"))
-    write_safely(folder / "classes.txt", ("\n".join(looked.classes) + "\n").encode())
+    classes = ("\n".join(looked.classes) + "\n").encode()
+    if not parse_classes(classes, "classes.txt")[1]:
+        write_safely(folder / "classes.txt", classes)
     rows = [
         (one.path, one.split, one.line, one.kind, f"{one.score:.4f}", one.other, one.suggested)
         for one in gone
@@ -79,7 +86,7 @@ def write_lists(
 
 
 def _line(samples: Samples, row: int, classes: Sequence[str], folder: Path) -> str:
-    """A line of a list in the folder."""
+    """A line of a list in the folder, whose name has no links: ".." leads out of their targets."""
     assert samples.files is not None
     path = os.path.relpath(samples.files.where(samples.paths[row]), folder)
     return f"{path}\t{classes[samples.labels[row]]}"

@@ -1,6 +1,5 @@
 """The command line: parse, call, print."""
 
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from contextlib import suppress
 from cyclopts import App, CycloptsError
 
 import reslab
+from reslab.cli.printing import flush_what_is_read
 from reslab.errors import InputError, InterruptedRunError
 from reslab.process import refuse_several, running_command, say_and_leave, speaks
 from reslab.run.interruption import raising_signals
@@ -63,10 +63,11 @@ def main() -> None:
     try:
         with raising_signals(), running_command(sys.argv[1:]):
             run_command(sys.argv[1:])
+        flush_what_is_read()
     except (CycloptsError, InputError) as error:
         _fail(str(error), 2)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        flush_what_is_read()
         sys.exit(0)
     except OSError as error:  # a full disk, a folder that may not be written to
         named = f"{error.filename}: " if error.filename else ""
@@ -79,6 +80,9 @@ def main() -> None:
 
 
 def _fail(message: str, status: int, word: str = "error") -> None:
+    with suppress(OSError):  # which is told of already, or matters less
+        flush_what_is_read()
+
     def last_words() -> int:
         with suppress(OSError):  # the terminal may be gone
             if speaks():

@@ -52,7 +52,7 @@ def check(
         weights=weights,
         model=model,
         out=out,
-        write_lists_to=write_lists,
+        write_lists=write_lists,
         language=language,
         device=device,
         quiet=quiet,

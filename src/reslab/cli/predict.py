@@ -2,12 +2,18 @@
 
 import signal
 import sys
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from reslab.cli.options import Coverage, Device, Json, Model, Quiet, Raw, UnknownBelow
-from reslab.cli.printing import print_json, print_predicted, print_prediction
+from reslab.cli.printing import (
+    print_json,
+    print_predicted,
+    print_prediction,
+    print_while_read,
+)
 from reslab.errors import InputError, InterruptedRunError
 from reslab.process import refuse_several
 
@@ -89,23 +95,26 @@ def _one_by_one(
     if table is not None:
         refuse_foreign(table, "--csv", is_prediction_table, "a table of predictions")
     paths = expand(pictures)
+    for note in paths.notes:
+        print(f"note: {note}", file=sys.stderr)
     classifier = Classifier.load(model, device)
     asked = classifier.asked(**told)
     target = None if copy_to is None else refuse_unsortable(copy_to, classifier.classes)
     rows: list[Any] = []
-    for found in classifier.stream(paths, asked):
+    for path, found in zip(paths, classifier.stream(paths, asked), strict=True):
         rows.append(found if table is not None or isinstance(found, InputError) else None)
         if isinstance(found, InputError):
             continue
         if target is not None:
             try:
-                copy_into_class(found, target)
+                copy_into_class(path, found.label, target)
             except OSError as error:
                 rows[-1] = InputError(f"{found.path}: cannot be copied ({error.strerror})")
-        if json:
-            print_json(found.as_dict())
+        show = partial(print_json, found.as_dict()) if json else partial(print_prediction, found)
+        if table is None and target is None:
+            show()
         else:
-            print_prediction(found)
+            print_while_read(show)
     if table is not None:
         write_table(table, paths, rows, told["top"])
     problems = [str(row) for row in rows if isinstance(row, InputError)]

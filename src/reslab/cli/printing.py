@@ -1,11 +1,38 @@
 """What commands print: JSON, scores, runs."""
 
 import json
+import os
+import sys
+from collections.abc import Callable
 from typing import Any
 
 
+def flush_what_is_read() -> None:
+    """Flush standard output, if there is one and somebody reads it. Raises OSError: a full disk."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left in the buffer would be tried once more, and told of, while Python leaves.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise
+
+
+def print_while_read(show: Callable[[], None]) -> None:
+    """Print something, or nothing where the reader, such as `head`, has seen enough."""
+    try:
+        show()
+    except BrokenPipeError:
+        flush_what_is_read()
+
+
 def print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
+    # What another encoding lacks would be written as Python escapes it, which is no JSON.
+    encoding = (sys.stdout.encoding or "utf-8") if sys.stdout is not None else "utf-8"
+    ascii_alone = encoding.lower().replace("-", "") != "utf8"
+    print(json.dumps(value, ensure_ascii=ascii_alone, allow_nan=False), flush=True)
 
 
 def print_run(run: Any, as_json: bool) -> None:

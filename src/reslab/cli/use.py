@@ -1,6 +1,7 @@
 """Commands that use a model: evaluate, explain, summary."""
 
 import sys
+from functools import partial
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -13,7 +14,7 @@ from reslab.cli.options import (
     Quiet,
     keywords,
 )
-from reslab.cli.printing import print_json, print_score
+from reslab.cli.printing import print_json, print_score, print_while_read
 from reslab.errors import InputError
 from reslab.pictures.data_source import DataSource
 
@@ -66,14 +67,15 @@ def explain(
         Parameter(name="--class", help="The class to explain; the likeliest if not given."),
     ] = None,
     out: Annotated[
-        str | None, Parameter(help="The folder for the overlays; explained if not given.")
+        str | None,
+        Parameter(help="The folder for the overlays; explained if not given, none with --json."),
     ] = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Show where a network looks: which places of a picture speak for a class (Grad-CAM).
 
-    Writes the picture with the places marked from yellow to red, as NAME.explained.png. With --json
+    Draws the picture with the places marked from yellow to red, as NAME.explained.png. With --json
     one object a picture: the map in rows, from 0 to 1, as large as the network's input, and the
     region of the picture that it covers: left, top, right, bottom, in pixels.
     """
@@ -87,10 +89,13 @@ def explain(
     for found in explain_pictures(model, pictures, label=label, out=out, device=device):
         if isinstance(found, InputError):
             problems.append(str(found))
-        elif json:
-            print_json(found)
+            continue
+        line = f"{found['path']}: {found['label']} {found['probability']:.1%}  {found['png']}"
+        show = partial(print_json, found) if json else partial(print, line)
+        if out is None:
+            show()
         else:
-            print(f"{found['path']}: {found['label']} {found['probability']:.1%}  {found['png']}")
+            print_while_read(show)
     if problems:
         raise InputError(f"{len(problems)} picture(s) cannot be explained:", problems)
 

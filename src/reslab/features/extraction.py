@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -73,6 +74,14 @@ class NoRoomError(InputError):
     """Features can be kept neither in the cache nor in memory."""
 
 
+class _Unsaved(dict[tuple[int, int], np.ndarray]):
+    """Features by their names, which the cache could not take."""
+
+
+# Of each frozen part, as long as anything has them: a run asks for the same ones several times.
+_UNSAVED: WeakValueDictionary[str, _Unsaved] = WeakValueDictionary()
+
+
 class Features:
     """What a frozen network makes of views of pictures, from the cache where it is known.
 
@@ -95,7 +104,7 @@ class Features:
         made_by = torch.__version__, device.split(":")[0], precision
         digest = _digest(before, FORMAT, record.model_dump_json(), dtype, *made_by)
         self._store = FeatureStore(cache_folder() / "features" / digest, self.shape, dtype)
-        self._unsaved: dict[tuple[int, int], np.ndarray] = {}
+        self._unsaved = _UNSAVED.setdefault(digest, _Unsaved())
         self._held: dict[tuple[int, int], torch.Tensor] = {}
         self.computed = self.damaged = 0
         self.relative_error = self._store.recall_error()

@@ -104,6 +104,12 @@ def computing_exactly(exactly: bool, device: str) -> Iterator[None]:
         torch.use_deterministic_algorithms(before[1])
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory."""
+    kinds = MemoryError | torch.OutOfMemoryError
+    return isinstance(error, kinds) or "allocate memory" in str(error)  # torch's own, on a CPU
+
+
 def keep_freed_memory() -> None:
     """Let the allocator keep up to 1 GiB of freed memory instead of giving it back at once.
 

@@ -9,7 +9,8 @@ from reslab.recipes.recipe import Recipe
 
 
 def class_weights(labels: torch.Tensor) -> torch.Tensor:
-    """Weights of classes (C,) that let each count as much as another; 1 in the mean over labels."""
+    """Weights of classes, up to the last that has a label (C,), that let each count as much as
+    another; 1 in the mean over labels."""
     counts = torch.bincount(labels)
     return len(labels) / (int((counts > 0).sum()) * counts.clamp(min=1)).float()
 
@@ -19,7 +20,8 @@ class Loss:
     """Mean cross entropy of logits (n, classes), in nats.
 
     Targets are class indices (n,), or probabilities (n, classes) where a part of the step mixes
-    pictures. weights: of each class (classes,), if they are not to count by their pictures.
+    pictures. weights: of each class up to the last that has a label, if they are not to count by
+    their pictures.
     """
 
     label_smoothing: float = 0.0
@@ -38,7 +40,9 @@ class Loss:
             logits, targets, label_smoothing=self.label_smoothing, reduction="none"
         )
         weights = self.weights.to(each.device)
-        return (each * (weights[targets] if targets.ndim == 1 else targets @ weights)).mean()
+        # Classes after the last label are mixed into nothing.
+        of = weights[targets] if targets.ndim == 1 else targets[:, : len(weights)] @ weights
+        return (each * of).mean()
 
 
 def hits(logits: torch.Tensor, targets: torch.Tensor) -> int:

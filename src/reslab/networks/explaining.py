@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from reslab.errors import NoPlacesError
+from reslab.networks.exported import ExportedNetwork
 from reslab.networks.inference import as_input
 
 
@@ -34,6 +35,11 @@ def spatial_layer(network: nn.Module, x: torch.Tensor) -> str:
     finally:
         for handle in handles:
             handle.remove()
+    if not found and isinstance(network, ExportedNetwork):
+        raise NoPlacesError(
+            "an ONNX export does not show its layers, so there is nothing to show: explain the run"
+            " it was exported from"
+        )
     if not found:
         raise NoPlacesError(
             "this network has no layer whose outputs are places of the picture, so there is nothing"

@@ -149,6 +149,11 @@ def _refuse_strange(path: Path) -> None:
     if not is_safetensors(path):
         with path.open("rb") as file:
             start = file.read(262)
+        if path.suffix == ".pt2":
+            raise InputError(
+                f"{path}: a program of torch.export, which torch.export.load opens; name the run it"
+                " was exported from, or export it as ONNX"
+            )
         # A zip, a pickle of protocol 2 or later, or a tar: PyTorch's formats, by their age.
         if start[:2] == b"PK" or start[:1] == b"\x80" or start[257:] == b"ustar":
             raise InputError(

@@ -299,6 +299,12 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def some_files(names: list[str]) -> str:
+    """How many files, and what the first ones are called."""
+    shown = ", ".join(printable(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"{len(names):,} file{'s' if len(names) > 1 else ''} ({shown})"
+
+
 def has_control_characters(name: str) -> bool:
     """Whether printing a name could do more than show it, such as steer a terminal."""
     return any(unicodedata.category(letter) == "Cc" for letter in name)

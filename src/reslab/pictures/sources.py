@@ -9,7 +9,7 @@ import numpy as np
 from reslab.disk import expanded, real_path, user_path
 from reslab.errors import InputError, nearest
 from reslab.pictures.builtin import BUILTINS, open_builtin
-from reslab.pictures.files import Archive, Files, Folder, is_picture_name, printable
+from reslab.pictures.files import Archive, Files, Folder, is_picture_name, printable, some_files
 from reslab.pictures.listed import assemble, open_named_lists, open_tree_lists, read_list
 from reslab.pictures.lists import SPLIT_NAMES, is_table, ordered_classes, parse_csv
 from reslab.pictures.packs import is_pack, open_folder_of_packs, open_named_packs
@@ -150,9 +150,9 @@ def _open_class_folders(files: Files, name: str, splits: dict[str, str]) -> Pict
         raise InputError(f"{files.location}: no pictures to train on")
     notes = []
     if outside:
-        notes.append(f"{_some(outside)} outside any class folder: not used")
+        notes.append(f"{some_files(outside)} outside any class folder: not used")
     if other:
-        notes.append(f"{_some(other)} not pictures by their names: not used")
+        notes.append(f"{some_files(other)} not pictures by their names: not used")
     return Pictures(name, classes, table, tuple(notes))
 
 
@@ -164,8 +164,3 @@ def _places(files: Files, splits: dict[str, str]) -> dict[str, tuple[str, str]]:
         if top in splits and below:
             found[folder] = splits[top], below.split("/", 1)[0]
     return found
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(printable(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{len(names):,} file{'s' if len(names) > 1 else ''} ({shown})"

@@ -151,7 +151,7 @@ def gather(run: Run, pictures: Pictures | None, *, maps: bool = True) -> Content
             " again, or score it with `reslab evaluate`"
         )
     model = load_model(run.model)
-    answers = _answers(run) if split == "test" else []
+    answers = answers_of(run)
     history = run.history
     looks = count_looks(run.path, history)
     samples: list[Shown] = []
@@ -159,7 +159,7 @@ def gather(run: Run, pictures: Pictures | None, *, maps: bool = True) -> Content
     has_maps = True
     if pictures is not None:
         try:
-            pictures = _as_answered(answers, pictures)
+            pictures = as_answered(answers, pictures)
             samples = _samples(pictures, model)
             mistakes, has_maps = _mistakes(pictures, answers, model, maps=maps)
         except InputError:  # a file is gone: what was measured can be told all the same.
@@ -182,7 +182,7 @@ def gather(run: Run, pictures: Pictures | None, *, maps: bool = True) -> Content
     )
 
 
-def _as_answered(answers: list[Answer], pictures: Pictures) -> Pictures:
+def as_answered(answers: list[Answer], pictures: Pictures) -> Pictures:
     """The pictures with those of the test split that were scored, which may be a sample of it.
 
     Raises InputError if a table that was sorted since would show other pictures than it names.
@@ -209,7 +209,7 @@ def command_of(
     """The command that trains a recipe on data; without its place, given in the run's folder."""
     by = ["--plan", "plan.toml"] if by_plan else ["--recipe", recipe]
     words = ["reslab", "train", source["data"], *by]
-    for name in ("test", "val", "root", "data_root"):
+    for name in ("test", "val", "root", "data_root", "without", "kinds"):
         if source.get(name):
             words += [f"--{name.replace('_', '-')}", source[name]]
     if source.get("leave_out_unreadable"):
@@ -217,7 +217,10 @@ def command_of(
     return shlex.join(words)
 
 
-def _answers(run: Run) -> list[Answer]:
+def answers_of(run: Run) -> list[Answer]:
+    """What a run answered on the test split, if that was scored. Raises InputError."""
+    if not run.info.get("test"):
+        return []
     rows = read_predictions(run.path / "predictions.csv", run.classes)
     return [Answer(number, *row) for number, row in enumerate(rows)]
 

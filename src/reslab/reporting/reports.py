@@ -10,7 +10,7 @@ from reslab.pictures.splitting import complete_splits
 from reslab.pictures.table import Pictures
 from reslab.process import computing
 from reslab.reporting.comparison import Comparison, compare
-from reslab.reporting.content import gather
+from reslab.reporting.content import answers_of, as_answered, gather
 from reslab.reporting.page import curve, is_our_page, rendered, report_page, write_page
 from reslab.reporting.words import choose_language
 from reslab.run.display import Display
@@ -63,7 +63,10 @@ def report(
 
 
 def pictures_of(run: Run, display: Display) -> Pictures | None:
-    """The pictures a run was trained on, split as they were; None if they changed, and says so."""
+    """The pictures a run was trained on, split as they were, of the test split those it answered.
+
+    None where they are not to be had as they were, and says so.
+    """
     try:
         recipe = run.recipe()
         pictures, _ = complete_splits(
@@ -75,7 +78,11 @@ def pictures_of(run: Run, display: Display) -> Pictures | None:
     if pictures.arrangement() != run.info.get("arrangement"):
         display.warn(f"the report shows no pictures: those of {pictures.name} have changed")
         return None
-    return pictures
+    try:
+        return as_answered(answers_of(run), pictures)
+    except InputError as error:
+        display.warn(f"the report shows no pictures: {error}")
+        return None
 
 
 def comparison_page(comparison: Comparison, language: str) -> str:

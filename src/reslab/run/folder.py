@@ -153,9 +153,8 @@ class Run:
         checkpoints = self.path / "checkpoints"
         begun = checkpoints.is_dir() and not any(checkpoints.iterdir())
         held = {name for name in held if not (begun and _LEFTOVER.fullmatch(name))}
-        others = sorted(
-            held - {LOCK_FILE, *RATE_FILES, *(("recipe.toml", "checkpoints") if begun else ())}
-        )
+        leftovers = ("recipe.toml", "plan.toml", "checkpoints") if begun else ()
+        others = sorted(held - {LOCK_FILE, *RATE_FILES, *leftovers})
         if others:
             raise InputError(
                 f"{self.path}: holds files and no run ({others[0]}, ...); name another --out"

@@ -84,12 +84,12 @@ def _as_optuna(trial: Trial, space: Space, distributions: Any) -> "optuna.trial.
     for name, dimension in space.items():
         value = trial.fields[name]
         params[name] = dimension.values.index(value) if isinstance(dimension, Choices) else value
-    pruned = trial.state == "pruned"
-    accuracy = 0.0 if trial.validation is None else trial.validation.accuracy
+    pruned, failed = trial.state == "pruned", trial.state == "failed"
+    accuracy = 0.0 if failed or trial.validation is None else trial.validation.accuracy
     return optuna.trial.create_trial(
         state=optuna.trial.TrialState.PRUNED if pruned else optuna.trial.TrialState.COMPLETE,
         value=None if pruned else accuracy,
         params=params,
         distributions=distributions,
-        intermediate_values=dict(enumerate(trial.curve)),
+        intermediate_values={} if failed else dict(enumerate(trial.curve)),
     )

@@ -75,6 +75,11 @@ class Record(_Part):
         ranked = [(-v.accuracy, v.loss, each.number, each) for v, each in judged if v is not None]
         return min(ranked, key=lambda one: one[:3])[3] if ranked else None
 
+    @property
+    def tried(self) -> int:
+        """How many trials there were, without those that were as one before."""
+        return sum(trial.same_as is None for trial in self.trials)
+
     def ended(self, state: str) -> int:
         """How many trials ended so."""
         return sum(trial.state == state for trial in self.trials)
@@ -110,7 +115,7 @@ class Search:
     def caution(self) -> str:
         """What the winner's score is worth, in words."""
         return (
-            f"best of {len(self.trials)} trials, chosen by this very score, so it flatters; the"
+            f"best of {self.record.tried} trials, chosen by this very score, so it flatters; the"
             " test split was not looked at"
         )
 
@@ -119,7 +124,7 @@ class Search:
         return {
             "search": str(self.path),
             "recipe": str(self.path / BEST_FILE),
-            "best": {"of": len(self.trials), "note": self.caution, **best.model_dump(mode="json")},
+            "best": {"of": self.record.tried, "note": self.caution, **best.model_dump(mode="json")},
             "train": self.train_command,
             **self.record.model_dump(mode="json"),
         }

@@ -75,6 +75,9 @@ def search(
     device = choose_device(device)
     set_up(device)
     source = DataSource.named(data, taken(options, DataSource))
+    for place in (source.model_dump() | {"out": out}).values():
+        if isinstance(place, str | Path):  # they stand in the record
+            refuse_unwritable_name(place, "search:")
     pictures = source.read(display.track)
     base = (chosen or default_recipe(pictures)).with_fields(changes)
     space = space_of(over, base)

@@ -36,6 +36,11 @@ class Range:
             return int(drawn)
         return min(max(float(f"{drawn:.{DIGITS}g}"), self.low), self.high)
 
+    @property
+    def count(self) -> float:
+        """How many values there are to try."""
+        return self.high - self.low + 1 if self.whole else math.inf
+
     def __str__(self) -> str:
         return f"{self.low:g}..{self.high:g}" + (", by logarithm" if self.log else "")
 
@@ -45,6 +50,11 @@ class Choices:
     """A few values, as the recipe's JSON has them."""
 
     values: tuple[Any, ...]
+
+    @property
+    def count(self) -> float:
+        """How many values there are to try."""
+        return len(self.values)
 
     def __str__(self) -> str:
         return ", ".join(str(value) for value in self.values)

@@ -1,5 +1,6 @@
 """A search while a process works on it: propose, train, judge on validation, record."""
 
+import math
 import os
 import platform
 import time
@@ -9,9 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from reslab.errors import InputError, InterruptedRunError
+from reslab.features.extraction import NoRoomError
+from reslab.learning.device import lacks_memory
 from reslab.learning.state import Milestone
 from reslab.pictures.data_source import DataSource
 from reslab.pictures.table import Pictures
@@ -59,7 +60,8 @@ class Work:
     def check(self) -> None:
         """Prepare the recipe once, so that what does not fit is said before anything is written."""
         self._caught: list[int] = []
-        self._bench = Bench(self.whole, self.device, self.display, self._stop_if_asked)
+        self._minutes: float | None = None
+        self._bench = Bench(self.whole, self.device, self.display, self._stop)
         self._precision = self._bench.settled(self.base)
 
     def begin(self) -> None:
@@ -152,12 +154,15 @@ class Work:
     def go_on(self, trials: int | None, minutes: float | None) -> None:
         """Make trials until there are as many in all, or the minutes are over."""
         with catching_signals() as self._caught:
+            self._minutes = minutes
+            everything = math.prod(dimension.count for dimension in self.space.values())
             while trials is None or len(self.record.trials) < trials:
-                self._stop_if_asked()
-                if self._late(minutes):
+                if self.record.tried >= everything:
+                    self.display.say("search     nothing is left that was not tried")
                     break
                 try:
-                    trial = self._try(len(self.record.trials), minutes)
+                    self._stop()
+                    trial = self._try(len(self.record.trials))
                 except _TimeIsUpError:
                     break
                 self.record.trials.append(trial)
@@ -166,14 +171,17 @@ class Work:
             self.record.status = "finished"
             self._save()
 
-    def _late(self, minutes: float | None) -> bool:
-        """Whether the time is over; until one trial is finished it never is."""
-        return minutes is not None and self._seconds() > 60 * minutes and bool(self.record.best())
+    def _stop(self) -> None:
+        """Look at signals, and at the clock: until there is one trial, time is never over."""
+        self._stop_if_asked()
+        late = self._minutes is not None and self._seconds() > 60 * self._minutes
+        if late and self.record.trials:
+            raise _TimeIsUpError
 
     def _seconds(self) -> float:
         return self._seconds_before + time.perf_counter() - self.began
 
-    def _try(self, number: int, minutes: float | None) -> Trial:
+    def _try(self, number: int) -> Trial:
         """One trial. What is wrong with its fields together, or diverges, is its result."""
         started = time.perf_counter()
         epochs = self.base.epochs
@@ -184,20 +192,22 @@ class Work:
                 return twin.model_copy(update=known)
         trial = Trial(number=number, fields=proposal.fields, state="finished")
         try:
-            self._train(trial, proposal, minutes)
+            self._train(trial, proposal)
+        except NoRoomError:
+            raise  # no other trial would have room either
         except InputError as error:
             trial.state, trial.error = "failed", str(error)
-        except (MemoryError, torch.OutOfMemoryError):
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
             trial.state, trial.error = "failed", "there is not enough memory"
         trial.seconds = time.perf_counter() - started
         return trial
 
-    def _train(self, trial: Trial, proposal: Proposal, minutes: float | None) -> None:
+    def _train(self, trial: Trial, proposal: Proposal) -> None:
         recipe = self._recipe_of(trial)
         for event in self._bench.events(recipe):
-            self._stop_if_asked()
-            if self._late(minutes):
-                raise _TimeIsUpError
+            self._stop()
             if not isinstance(event, Milestone):
                 continue
             best = self._bench.progress

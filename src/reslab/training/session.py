@@ -13,6 +13,7 @@ import torch
 from reslab.errors import InputError, InterruptedRunError
 from reslab.features.solving import strengths
 from reslab.judging.calibration import Calibration
+from reslab.learning.device import lacks_memory
 from reslab.learning.optimizers import build_optimizer
 from reslab.learning.parts import build_parts
 from reslab.learning.state import TrainingState
@@ -197,9 +198,7 @@ class Session:
         except (InputError, MemoryError, RuntimeError) as error:
             if isinstance(error, InputError):
                 problem = error
-            elif isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-                "allocate memory" in str(error)  # torch's own, on a CPU
-            ):
+            elif lacks_memory(error):
                 problem = InputError(
                     "there is not enough memory; the last good state is kept. Set a smaller"
                     " --batch-size, or --micro-batch, which leaves the steps as they are; where a"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from reslab.checking.cleaned import refuse_unlistable, write_lists
+from reslab.checking.cleaned import refuse_unlistable, write_cleaned
 from reslab.checking.copies import copies_in
 from reslab.checking.frozen import feature_issues, features_of
 from reslab.checking.issues import (
@@ -83,7 +83,7 @@ def check(
     weights: str | Path | None = None,
     model: str | Path | None = None,
     out: str | Path = "check",
-    write_lists_to: str | Path | None = None,
+    write_lists: str | Path | None = None,
     language: str | None = None,
     device: str = "auto",
     quiet: bool = False,
@@ -94,7 +94,7 @@ def check(
     network, weights: a pretrained network, by whose features labels and outliers are judged.
     model: a run folder or model file in their place. Without either, labels and outliers are not
         judged.
-    write_lists_to: a folder for lists without what is wrong, as train takes them; the kinds are
+    write_lists: a folder for lists without what is wrong, as train takes them; the kinds are
         those of `kinds`, else the harmful ones.
     language: which one the page opens in, en or zh; the system's if None. It has both.
     No picture is changed, moved or deleted. Raises InputError if the data cannot be opened.
@@ -103,11 +103,11 @@ def check(
     source = DataSource.named(data, taken(options, DataSource))
     named = source.kinds
     kinds = chosen_kinds(named)
-    if write_lists_to is not None and source.without is None:
+    if write_lists is not None and source.without is None:
         source = source.model_copy(update={"kinds": None})  # they are the lists' alone
     language = choose_language(language)
     folder = user_path(out)
-    lists = None if write_lists_to is None else user_path(write_lists_to)
+    lists = None if write_lists is None else user_path(write_lists)
     refuse_inside_data(folder, user_path(str(data)), "folder")
     _refuse_foreign(folder)
     display = Display(quiet=quiet)
@@ -126,7 +126,7 @@ def check(
     write_check(page, looked, issues, not_judged, language)
     cleaned = None
     if lists is not None:
-        cleaned = write_lists(lists, looked, issues, kinds, named=named is not None)
+        cleaned = write_cleaned(lists, looked, issues, kinds, named=named is not None)
     total = len(looked) + len(looked.unread)
     return Checked(
         looked.pictures.name, total, counts_of(issues), not_judged, table, page, cleaned,

@@ -1,5 +1,6 @@
 """Explanations of picture files: the marked pictures and the numbers."""
 
+import errno
 import itertools
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from reslab.disk import (
@@ -21,9 +23,10 @@ from reslab.disk import (
 from reslab.errors import InputError, NoPlacesError, nearest
 from reslab.judging.charts import is_our_png, png_bytes
 from reslab.judging.overlay import overlay
-from reslab.pictures.decoding import UnreadablePictureError, decode
+from reslab.pictures.decoding import UnreadablePictureError, decode, examine
 from reslab.pictures.files import LARGEST_FILE
 from reslab.pictures.preprocessing import Preprocessing
+from reslab.run.display import Display
 from reslab.using.classifier import Classifier
 from reslab.using.listing import expand
 from reslab.using.prediction import Explanation
@@ -49,6 +52,8 @@ def explain_pictures(
     Raises InputError if nothing can.
     """
     paths = expand(pictures)
+    for note in paths.notes:
+        Display().warn(note)
     classifier = Classifier.load(model, device)
     if label is not None and label not in classifier.classes:
         raise InputError(f"--class {label}: unknown{nearest(label, classifier.classes)}")
@@ -57,7 +62,7 @@ def explain_pictures(
         try:
             found = classifier.explain(path, label)
             data = read_regular(user_path(path), LARGEST_FILE)
-            pixels = decode(data, 3).permute(1, 2, 0).numpy()
+            pixels, facts = examine(data, 3, _SHOWN)
         except NoPlacesError:
             raise
         except InputError as error:
@@ -66,14 +71,15 @@ def explain_pictures(
         except (UnreadablePictureError, OSError) as error:  # it has changed meanwhile
             yield InputError(f"{path}: {error}")
             continue
-        height, width = pixels.shape[:2]
-        region = classifier.preprocessing.region(height, width)
+        record = classifier.preprocessing
+        region = record.region(facts.height, facts.width)
         place = None
         if folder is not None:
-            about = sha256(f"{real_path(path)}\0{label}".encode("utf-8", "replace")).hexdigest()
-            place = _place(folder, Path(path).stem, about)
-            marked = overlay(*_shown(pixels, found, region))
-            write_safely(place, png_bytes(marked, about))
+            try:
+                place = _written(folder, path, label, _marked(pixels, found, record))
+            except InputError as error:
+                yield error
+                continue
         yield {
             "path": path,
             "label": found.label,
@@ -91,9 +97,20 @@ def marked_picture(data: bytes, found: Explanation, record: Preprocessing) -> by
 
     Raises UnreadablePictureError if it cannot be read.
     """
-    pixels = decode(data, 3).permute(1, 2, 0).numpy()
-    region = record.region(*pixels.shape[:2])
-    return png_bytes(overlay(*_shown(pixels, found, region)))
+    return png_bytes(_marked(decode(data, 3, _SHOWN), found, record))
+
+
+def _written(folder: Path, path: str, label: str | None, marked: Image.Image) -> Path:
+    """Where the overlay of a picture stands now. Raises InputError where none can; OSError."""
+    about = sha256(f"{real_path(path)}\0{label}".encode("utf-8", "replace")).hexdigest()
+    try:
+        place = _place(folder, Path(path).stem, about)
+        write_safely(place, png_bytes(marked, about))
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # a full disk is so for the others too
+            raise
+        raise InputError(f"{path}: too long a name for an overlay's") from None
+    return place
 
 
 def _folder(path: Path) -> Path:
@@ -121,20 +138,18 @@ def _place(folder: Path, stem: str, about: str) -> Path:
     raise AssertionError("numbers do not end")
 
 
-def _shown(
-    pixels: np.ndarray, found: Explanation, region: tuple[float, float, float, float]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The whole picture at a size to look at, and the map where it belongs on it."""
-    height, width = pixels.shape[:2]
+def _marked(pixels: torch.Tensor, found: Explanation, record: Preprocessing) -> Image.Image:
+    """A picture, uint8 (3, H, W), at a size to look at, with the map where it belongs on it."""
+    height, width = pixels.shape[-2:]
     scale = min(_SHOWN / max(height, width), max(1.0, 224 / max(height, width)))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
-    picture = Image.fromarray(pixels).resize(size, how)
-    left, top, right, bottom = (side * scale for side in region)
+    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy()).resize(size, how)
+    left, top, right, bottom = (side * scale for side in record.region(height, width))
     box = round(left), round(top), round(right), round(bottom)
     marks = Image.fromarray(found.map.astype(np.float32)).resize(
         (max(1, box[2] - box[0]), max(1, box[3] - box[1])), Image.Resampling.BILINEAR
     )
     whole = Image.new("F", size, 0.0)
     whole.paste(marks, box[:2])
-    return np.asarray(picture), np.asarray(whole)
+    return overlay(np.asarray(picture), np.asarray(whole))

@@ -9,7 +9,7 @@ from typing import NamedTuple, overload
 
 from reslab.disk import expanded, user_path
 from reslab.errors import InputError
-from reslab.pictures.files import Folder, is_picture_name
+from reslab.pictures.files import Folder, is_picture_name, printable, some_files
 from reslab.pictures.names import Names
 from reslab.pictures.packed import Packed
 from reslab.pictures.packs import is_pack, pictures_of
@@ -26,11 +26,12 @@ class Part(NamedTuple):
 class Listing(Sequence[str]):
     """Paths in order: of a folder its names alone are held, however many there are.
 
-    A picture that is packed is called FILE:NAME.
+    A picture that is packed is called FILE:NAME. notes: what the folders hold beside.
     """
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[Part], notes: Sequence[str] = ()) -> None:
         self._parts = tuple(parts)
+        self.notes = tuple(notes)
         self._ends = list(accumulate(len(part.names) for part in self._parts))
 
     def __len__(self) -> int:
@@ -91,11 +92,12 @@ def expand(paths: Sequence[str], *, packed: bool = False) -> Listing:
     """
     parts: list[Part] = []
     problems: list[str] = []
+    notes: list[str] = []
     named = [one for path in paths for one in (_braces(path) if packed else [path])]
     for name in named:
         path = user_path(name)
         if path.is_dir():
-            parts += _inside(name.rstrip("/"), path, problems, packed=packed)
+            parts += _inside(name.rstrip("/"), path, problems, notes, packed=packed)
         elif packed and is_pack(name) and path.is_file():
             parts.append(_packed(name, problems))
         elif path.exists():
@@ -104,7 +106,7 @@ def expand(paths: Sequence[str], *, packed: bool = False) -> Listing:
             problems.append(f"{name}: no such file or folder")
     if problems:
         raise InputError(f"{len(problems)} of {len(named)} path(s) cannot be used:", problems)
-    return Listing(_together(parts))
+    return Listing(_together(parts), notes)
 
 
 def _braces(name: str) -> list[str]:
@@ -114,15 +116,22 @@ def _braces(name: str) -> list[str]:
     return [name] if len(found) == 1 else [str(path) for path in found]
 
 
-def _inside(name: str, folder: Path, problems: list[str], *, packed: bool) -> list[Part]:
+def _inside(
+    name: str, folder: Path, problems: list[str], notes: list[str], *, packed: bool
+) -> list[Part]:
     """A folder's pictures, or those in its packed files."""
     held = Folder(folder).names()
     pictures = Names.of(item for item in held if is_picture_name(item))
     packs = [f"{name}/{item}" for item in held if is_pack(item)] if packed else []
+    other = [item for item in held if not is_picture_name(item) and not (packed and is_pack(item))]
     if pictures and packs:
         problems.append(f"{name}: both pictures and packed files ({packs[0]}, ...); name one kind")
     elif not pictures and not packs:
         problems.append(f"{name}: no pictures in this folder")
+    elif other:
+        notes.append(
+            f"{printable(name)}: {some_files(other)} not pictures by their names: not used"
+        )
     if pictures:
         return [Part(f"{name}/", pictures)]
     return [_packed(pack, problems) for pack in packs]

@@ -101,7 +101,9 @@ def predict(
         with holding(shards.folder, lambda: "another command") if rank == 0 else nullcontext():
             shards.claim() if rank == 0 else shards.await_claim()
             mine = shards.missing(rank, world)
-            display = Display(quiet=quiet or rank > 0)
+            display = Display(quiet=quiet or rank > 0, silent=rank > 0)
+            for note in listing.notes:
+                display.warn(note)
             predicted = _predict_into(shards, mine, listing, predictor, threads, display)
             found = _predicted(shards, len(listing), predicted, began)
             if found.done == shards.count:

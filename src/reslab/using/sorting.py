@@ -10,7 +10,6 @@ from pathlib import Path
 
 from reslab.disk import folder_to_fill, real_path, user_path
 from reslab.errors import InputError
-from reslab.using.prediction import Prediction
 
 _WINDOWS = os.name == "nt"
 _STRANGE = set("/\0") | (set('\\:*?"<>|') if _WINDOWS else set())
@@ -33,14 +32,14 @@ def _can_be_a_folder(name: str) -> bool:
     return not (_WINDOWS and reserved)
 
 
-def copy_into_class(found: Prediction, target: Path) -> Path:
-    """Copy a predicted file into the folder of its label, and return where it is.
+def copy_into_class(path: str | Path, label: str, target: Path) -> Path:
+    """Copy a file into the folder of its label, and return where it is.
 
     A file of that name that holds something else stays, and the copy is numbered: "name (2).jpg".
     An equal one is that very copy. Raises OSError.
     """
-    source = user_path(found.path)
-    folder = target / found.label
+    source = user_path(path)
+    folder = target / label
     folder.mkdir(parents=True, exist_ok=True)
     if real_path(source).parent == real_path(folder):
         return source

@@ -1,11 +1,16 @@
 """Residual branches that are skipped by chance while training."""
 
+from weakref import WeakKeyDictionary
+
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from reslab.learning.parts.part import Moment, Part
 from reslab.networks.stochastic_depth import marked
 from reslab.recipes.recipe import Recipe
+
+_HOOKS: WeakKeyDictionary[nn.Module, RemovableHandle] = WeakKeyDictionary()
 
 
 class StochasticDepth(Part):
@@ -21,7 +26,11 @@ class StochasticDepth(Part):
     def __init__(self, chances: dict[nn.Module, float]) -> None:
         self._drawn: torch.Generator | None = None
         for layer, chance in chances.items():
-            layer.register_forward_hook(_Skip(self, chance))
+            if (
+                layer in _HOOKS
+            ):  # of a training before, which may have ended in the middle of a step
+                _HOOKS[layer].remove()
+            _HOOKS[layer] = layer.register_forward_hook(_Skip(self, chance))
 
     @classmethod
     def of(cls, recipe: Recipe, network: nn.Module, classes: int) -> "StochasticDepth | None":

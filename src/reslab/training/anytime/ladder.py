@@ -40,12 +40,13 @@ CYCLES = 4  # that are each longer than the one before
 LONGER = 4  # a cycle from scratch is so many times as long as the one before
 
 # Where features are cached, what goes by pictures cannot be.
-CACHED: dict[str, Any] = {"features": "cached", "averaging": "none", "mix.cutmix": 0.0}
+CACHED: dict[str, Any] = {
+    "features": "cached", "averaging": "none", "mix.cutmix": 0.0, "drop_path": 0.0,
+}  # fmt: skip
 HEAD: dict[str, Any] = CACHED | {
     "train_from": "head",
     "head": "solved",
     "views": 0,
-    "drop_path": 0.0,
     "ema_decay": 0.0,
     "mix.mixup": 0.0,
     "optimizer.clip_norm": 0.0,
@@ -60,6 +61,7 @@ WHOLE: dict[str, Any] = {
     "label_smoothing": 0.1,
     "ema_decay": 0.998,
     "optimizer.name": "adamw",
+    "optimizer.nesterov": False,
     "optimizer.lr": 3e-4,
     "optimizer.weight_decay": 0.05,
     "optimizer.layer_decay": 1.0,
@@ -79,7 +81,8 @@ def next_stage(work: Work) -> Stage | None:
         found = _after_head(work) if _solvable(work.base) else _from_scratch(work)
     if found is None:
         return None
-    pinned = set(work.plan.pinned) - _needed(found.fields)
+    pinned = set(work.plan.pinned)
+    pinned -= _needed(found.fields, pinned)
     kept = {name: value for name, value in found.fields.items() if name not in pinned}
     given_up = sum(stage.diverged for stage in work.plan.stages)
     if given_up:
@@ -88,11 +91,13 @@ def next_stage(work: Work) -> Stage | None:
     return found.model_copy(update={"fields": kept})
 
 
-def _needed(fields: dict[str, Any]) -> set[str]:
+def _needed(fields: dict[str, Any], pinned: set[str]) -> set[str]:
     """What a stage with these fields cannot have otherwise, whoever asked for it."""
     if fields["train_from"] == "head":
         return set(HEAD)
-    return set(CACHED) if fields.get("features") == "cached" else set()
+    found = set(CACHED) if fields.get("features") == "cached" else set()
+    # An optimiser of the stage's own knows no nesterov.
+    return found if "optimizer.name" in pinned else found | {"optimizer.nesterov"}
 
 
 def _solvable(base: Prepared) -> bool:

@@ -106,4 +106,5 @@ class Plan(_Part):
     def to_repeat(self) -> "Plan":
         """The plan as it is to be carried out again, without a clock and what was measured."""
         done = [Stage(**one.model_dump(include=_REPEATED)) for one in self.stages if one.done]
-        return Plan(recipe=self.recipe, judged=self.judged, chooses=self.chooses, stages=done)
+        kept = self.model_dump(include={"judged", "chooses", "pinned"})
+        return Plan(recipe=self.recipe, stages=done, **kept)

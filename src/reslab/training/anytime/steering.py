@@ -54,6 +54,10 @@ class Steering:
                 self._times.forget_slowness()
         else:
             self._times.step()
+        if work.interrupted:
+            self._session.state.refuse_diverged()
+            self._session.save()
+            raise self._session.interrupted(work.caught[0])
         if count < self._pace.end and work.caught:
             self._pace.turn(count, count)
         elif count < self._pace.end and work.clock is not None and len(self._times) >= SETTLED:

@@ -158,7 +158,8 @@ def work_by_plan(
     """
     clock = None
     if minutes is not None or plan.minutes is not None:
-        plan.minutes = plan.minutes or minutes
+        if minutes is not None:
+            plan.minutes = plan.used / 60 + minutes
         clock = Clock(began, 60 * minutes if minutes else plan.left, plan.used)
         counts = prepared.pictures.counts()
         clock.test, clock.validation = counts["test"], counts["validation"]
@@ -177,6 +178,9 @@ def work_by_plan(
         _begin(work, session)
         with suppress(EnoughError):
             _learn(work, session)
+        if work.interrupted:
+            session.state.progress = work.progress
+            raise session.interrupted(caught[0])
         _end(work, session)
     if not caught and not run.finished:
         raise InputError(
@@ -218,12 +222,14 @@ def _learn(work: Work, session: Session) -> None:
         choose_judges(work, work.clock)
         session.prepared = replace(session.prepared, pictures=work.base.pictures)
         count = work.base.pictures.counts()["validation"]
-        work.plan.chooses = not 0 < count < FEW
+        work.plan.chooses = count >= FEW
         if not work.plan.chooses:
-            work.display.say(
-                f"judging    {count} validation pictures would choose by luck: the last weights of"
-                " each stage are kept"
+            by = (
+                f"{count} validation pictures would choose by luck"
+                if count
+                else "nothing can choose"
             )
+            work.display.say(f"judging    {by}: the last weights of each stage are kept")
     rehearse(work, session)
     for number, stage in enumerate(stages):
         if not (stage.done or stage.diverged or stage.no_room):

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +28,6 @@ from reslab.training.session import Session
 SETTLED_PASSES = 6  # forward passes before their rate is believed
 NOTABLY = 1.2  # times as slow as before, from which on it is no chance
 PART = 16 * 224 * 224  # pixels of a forward pass between two looks at the clock
-Item = TypeVar("Item")
 
 
 class Scored(NamedTuple):
@@ -85,6 +84,11 @@ class Work:
         )
         if self.clock is not None:
             self.clock.validation = count
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal stops what is to go on bit for bit; by the clock it ends a run."""
+        return bool(self.caught) and self.clock is None
 
     @property
     def over(self) -> bool:
@@ -156,12 +160,6 @@ class Work:
             enough()
 
         return stop
-
-    def track(self, items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
-        """The items again, as long as there is time."""
-        for item in self.display.track(items, what, total):
-            self.stop()
-            yield item
 
     def watched(self, batches: Callable[[], Iterable[Batch]]) -> Iterator[Batch]:
         """The batches, as long as there is time: some of what is kept for the end may be used."""

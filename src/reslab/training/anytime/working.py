@@ -53,6 +53,8 @@ def run_stage(work: Work, number: int) -> None:
         else:
             _train(work, session, stage)
     except (EnoughError, DivergedError, NoRoomError) as error:
+        if work.interrupted:
+            raise  # a repetition leaves its plan as it is
         stage.diverged = isinstance(error, DivergedError)
         # What came after the last milestone has no part in the result.
         if stage.turns and _judged(work, number):
@@ -91,7 +93,9 @@ def _close(work: Work, session: Session | None, number: int, started: float, bef
 def _opened(work: Work, stage: Stage, number: int) -> Session:
     """The stage where it begins, with the best weights so far, or where it was stopped."""
     recipe = work.plan.recipe.with_fields(stage.fields)
-    prepared = prepare(work.base.pictures, recipe, work.track, held_back=("test",), fill=False)
+    prepared = prepare(
+        work.base.pictures, recipe, work.display.track, held_back=("test",), fill=False
+    )
     prepared = replace(prepared, fingerprint=work.base.fingerprint)
     if stage.pictures:
         count = len(prepared.pictures.splits["train"])
@@ -185,6 +189,8 @@ def _solve(work: Work, session: Session, stage: Stage) -> None:
     )
     stage.strength, stage.passes = found["strength"], passes.cut_after
     if stage.passes is not None:
+        if "validation" not in prepared.evaluation and work.run.best_checkpoint.exists():
+            raise EnoughError  # nothing can tell whether it is better than the one before
         display.say(f"head       cut off after {stage.passes:,} passes: taken as it was then")
     # One that was cut off may be worse than the one before, of fewer pictures.
     choose = work.plan.chooses or stage.passes is not None

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 import reslab
 from reslab.errors import InputError
+from reslab.pictures.decoding import UnreadablePictureError
 from reslab.using.classifier import Classifier
 from reslab.using.explaining import marked_picture
 from reslab.using.prediction import Asked, Explanation, told
@@ -25,7 +26,7 @@ from reslab.using.serving.limits import RefusedError
 from reslab.using.serving.page import PAGE, docs_page
 
 _DIGITS = 4  # of a map's numbers
-_DRAWN_AT_ONCE = 2  # explanations: each decodes its picture once more, at its own size
+_DRAWN_AT_ONCE = 2  # explanations: each decodes its picture once more
 _GONE = 499  # seen by nobody
 
 
@@ -237,6 +238,10 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(InputError)
     async def wrong(_: Request, error: InputError) -> Response:
         return answer(422, str(error).removeprefix("picture: "))
+
+    @app.exception_handler(UnreadablePictureError)
+    async def unreadable(_: Request, error: UnreadablePictureError) -> Response:
+        return answer(422, str(error))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
