@@ -164,6 +164,22 @@ def test_pairs_are_the_same_in_any_order_and_from_the_cache(folder, monkeypatch)
     assert names == others
 
 
+def test_pairs_that_were_kept_and_damaged_are_found_anew(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "cache"))
+    samples = DataSource.named(folder).read().splits["train"]
+    once = near_pairs(samples)
+    (path,) = (tmp_path / "cache" / "copies").glob("*.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    again = near_pairs(samples)
+    for name in ("first", "second", "share"):
+        np.testing.assert_array_equal(getattr(once, name), getattr(again, name))
+        np.testing.assert_array_equal(getattr(near_pairs(samples), name), getattr(once, name))
+    assert once.share.dtype == np.float32
+    assert once.share.min() >= 0.5
+
+
 def test_near_copies_stay_in_one_split_when_one_is_carved(folder):
     pictures = DataSource.named(folder / "train.txt").read()
     train = pictures.splits["train"]

@@ -27,6 +27,7 @@ import torch
 from PIL import Image
 
 import reslab
+import reslab.cli
 from drawn_pictures import CLASSES, fill, picture
 from reslab import disk as writing
 from reslab.errors import InputError
@@ -772,6 +773,35 @@ def test_too_little_memory_is_one_message(data, tmp_path, monkeypatch):
         reslab.train(data, out=tmp_path / "r", epochs=1, quiet=True)
     monkeypatch.setattr(training, "train_epochs", original)
     assert reslab.resume(tmp_path / "r", quiet=True).finished
+
+
+@pytest.mark.parametrize("error", [InputError("a picture is gone"), MemoryError()])
+def test_what_fails_at_the_very_end_is_said_of_the_run(data, tmp_path, monkeypatch, error):
+    original = training.publish
+
+    def failing(session):
+        raise error
+
+    monkeypatch.setattr(training, "publish", failing)
+    with pytest.raises(InputError, match=r"a picture is gone|not enough memory"):
+        reslab.train(data, out=tmp_path / "r", epochs=1, quiet=True)
+    assert open_run(tmp_path / "r").info["status"] == "failed"
+    monkeypatch.setattr(training, "publish", original)
+    assert reslab.resume(tmp_path / "r", quiet=True).finished
+
+
+def test_too_little_memory_anywhere_is_one_message(monkeypatch, capsys):
+    def greedy(*given, **more):
+        torch.empty(2**50)
+
+    monkeypatch.setattr(reslab.cli, "run_command", greedy)
+    monkeypatch.setattr(sys, "argv", ["reslab", "summary", "resnet18"])
+    with pytest.raises(SystemExit) as ended:
+        reslab.cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "reslab: error: there is not enough memory; what was saved before is kept\n"
+    )
 
 
 def test_a_resume_elsewhere_is_warned_of(data, tmp_path, capsys):

@@ -379,6 +379,21 @@ def test_pictures_beyond_the_memory_are_read_from_the_cache(learn, monkeypatch):
     assert all(torch.equal(head_of(held)[key], value) for key, value in head_of(read).items())
 
 
+def test_what_is_damaged_while_it_is_read_from_the_cache_is_trained_on_by_none(learn, monkeypatch):
+    monkeypatch.setattr(features, "memory_budget", lambda: 1000)
+    learn("a", views=2)
+    original, looks = FeatureStore.undamaged, []
+
+    def damaged(self, places):
+        looks.append(len(places))
+        found = original(self, places)
+        return found if len(looks) < 8 else np.zeros_like(found)
+
+    monkeypatch.setattr(FeatureStore, "undamaged", damaged)
+    with pytest.raises(InputError, match="or damaged, while they were in use"):
+        learn("b", views=2)
+
+
 def test_the_mode_a_network_is_left_in_makes_no_other_features():
     parts = cut(torchvision.models.resnet18(), "layer4")
     assert features._digest(parts.before.train()) == features._digest(parts.before.eval())

@@ -14,7 +14,7 @@ import torch
 
 import reslab
 from drawn_pictures import CLASSES, fill
-from packing import add, rows_of, write_parquet, write_saved, write_shards
+from packing import add, rows_of, table_of, write_parquet, write_saved, write_shards
 from reslab.errors import InputError
 from reslab.networks.model_file import read_tensors
 from reslab.pictures import parquet, remembered, shards
@@ -322,6 +322,36 @@ def test_a_parquet_file_that_is_written_anew_is_read_anew(packed, tmp_path):
         found = pictures_of(path)
         assert found.read(found.names()[0]) == row[1]
         time.sleep(0.01)
+
+
+def test_a_parquet_file_that_is_replaced_after_it_was_listed_lends_no_label(packed, tmp_path):
+    """Neither to other pictures, nor to none."""
+    path = tmp_path / "train.parquet"
+    rows = rows_of(packed["folder"] / "train")
+    for others in (rows[::-1], rows[:3]):
+        write_parquet(path, rows, SORTED)
+        found = open_pictures(path)
+        time.sleep(0.01)
+        write_parquet(path, others, SORTED)
+        with pytest.raises(InputError, match="has changed since it was listed"):
+            with_keys(found)
+
+
+def test_names_that_stand_twice_in_parquet_are_refused(packed, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = rows_of(packed["folder"] / "train")
+    table = table_of(rows, SORTED)
+    pq.write_table(table.append_column("label", table["label"]), tmp_path / "train.parquet")
+    with pytest.raises(InputError, match="several columns are called label"):
+        open_pictures(tmp_path / "train.parquet")
+    about = json.loads(table.schema.metadata[b"huggingface"])
+    about["info"]["features"]["label"]["names"][1] = SORTED[0]
+    told = table.replace_schema_metadata({b"huggingface": json.dumps(about).encode()})
+    pq.write_table(pa.table(told), tmp_path / "train.parquet")
+    with pytest.raises(InputError, match="more than once"):
+        open_pictures(tmp_path / "train.parquet")
 
 
 def test_braces_may_stand_for_folders(packed, tmp_path):

@@ -78,6 +78,12 @@ def test_a_toml_file_is_typed_strictly():
     assert parse_recipe("[optimizer]\nlr = 1", "there").optimizer.lr == 1
 
 
+def test_a_recipe_that_notepad_saved_is_read(tmp_path):
+    """With a byte order mark before its first line."""
+    (tmp_path / "r.toml").write_text("seed = 7\n", "utf-8-sig")
+    assert load_recipe(tmp_path / "r.toml").seed == 7
+
+
 def test_schedules():
     constant = Schedule()
     assert {rate_factor(constant, step, 100) for step in range(100)} == {1.0}

@@ -257,6 +257,15 @@ def test_a_damaged_row_of_the_file_is_decoded_again(tmp_path):
     assert torch.equal(PixelStore(samples, RECORD).fill(budget=0).take(rows), expected)
 
 
+def test_what_is_wrong_with_a_picture_is_no_want_of_room(tmp_path):
+    """Else training would meet it after hours."""
+    samples = mixed(tmp_path)
+    (tmp_path / "mixed" / "甲" / "2.png").write_bytes(b"no picture any more")
+    with pytest.raises(InputError, match=r"2\.png"):
+        PixelStore(samples, RECORD).fill(budget=0)
+    assert not [path for path in (cache_folder() / "pixels").iterdir() if path.stat().st_size]
+
+
 def test_another_target_is_another_file(tmp_path):
     samples = mixed(tmp_path)
     PixelStore(samples, RECORD).fill(budget=0)

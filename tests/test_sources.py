@@ -3,6 +3,7 @@
 import shutil
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import numpy as np
@@ -13,6 +14,7 @@ import torchvision
 from drawn_pictures import CLASSES, fill, picture
 from reslab.errors import InputError
 from reslab.pictures import reading
+from reslab.pictures.files import _member_names
 from reslab.pictures.preprocessing import Preprocessing
 from reslab.pictures.reading import read_picture, threads_for, with_keys
 from reslab.pictures.settings import Splitting
@@ -181,6 +183,56 @@ def test_a_zip_from_chinese_windows(tmp_path):
         raw = raw.replace(f"{plain}/0".encode(), f"{name}/0".encode("gbk"))
     target.write_bytes(raw)
     assert open_pictures(target).classes == SORTED
+
+
+def test_names_told_in_unicode_beside_are_taken_as_they_are():
+    """From Python 3.12 on zipfile puts them in the place of the bytes, without a word."""
+
+    def member(name, bytes_, flag=0):
+        plain = bytes_.decode("cp437")
+        return SimpleNamespace(filename=name or plain, orig_filename=plain, flag_bits=flag)
+
+    names = [name.encode("gbk") for name in ("猫/1.jpg", "狗/2.jpg")]
+    beside = [member("猫/1.jpg", names[0]), member("狗/2.jpg", names[1])]
+    bare = [member(None, one) for one in names]
+    for infos in (beside, bare, [beside[0], bare[1]]):
+        assert _member_names(infos) == ["猫/1.jpg", "狗/2.jpg"]
+
+
+def test_a_zip_with_backslashes_between_its_folders(tmp_path):
+    fill(tmp_path / "x", 2)
+    with zipfile.ZipFile(tmp_path / "w.zip", "w") as archive:
+        for path in sorted((tmp_path / "x").rglob("*.png")):
+            name = str(path.relative_to(tmp_path / "x")).replace("/", "\\")
+            archive.writestr(zipfile.ZipInfo(name), path.read_bytes())
+    assert open_pictures(tmp_path / "w.zip").classes == SORTED
+
+
+def test_a_class_may_be_called_as_a_split_is(tmp_path):
+    fill(tmp_path / "v", 2, classes=("bus", "car", "train"))
+    found = open_pictures(tmp_path / "v")
+    assert found.classes == ("bus", "car", "train")
+    assert found.counts()["train"] == 6
+
+
+def test_files_of_mnist_that_lie_there_packed_are_unpacked(tmp_path, monkeypatch):
+    """By torchvision, which downloads nothing that is there."""
+    asked = []
+
+    def noted(root, train, download):
+        asked.append(download)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", noted)
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for number, name in enumerate(("train-images-idx3", "train-labels-idx1", "t10k-images-idx3",
+                                   "t10k-labels-idx1")):  # fmt: skip
+        assert asked == [False] * number
+        (folder / f"{name}-ubyte.gz").write_bytes(b"")
+        with pytest.raises(InputError, match="incomplete or damaged"):
+            open_pictures("mnist", data_root=tmp_path)
+    assert asked == [False, False, False, True]
 
 
 def test_numeric_class_names_are_in_the_order_of_numbers(tmp_path):

@@ -314,6 +314,14 @@ def test_a_summary_by_recipe_file_network_and_model(run, tmp_path):
     assert summarise(run.path).classes == 3
 
 
+def test_what_timm_says_of_its_weights():
+    from reslab.networks.catalogue import timm_config
+
+    with pytest.raises(reslab.InputError, match=r"no such weights.*resnet50\.a1_in1k"):
+        timm_config("resnet50.a1_in1")
+    assert timm_config("volo_d5_512").crop_fraction == 1  # timm's is 1.15
+
+
 def test_a_timm_network_with_two_heads_has_both_trained():
     from reslab.networks.catalogue import NetworkSpec, build_network
     from reslab.recipes.recipe import Recipe

@@ -69,6 +69,12 @@ def main() -> None:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         flush_what_is_read()
         sys.exit(0)
+    except (MemoryError, RuntimeError) as error:
+        from reslab.learning.device import lacks_memory
+
+        if not lacks_memory(error):
+            raise
+        _fail("there is not enough memory; what was saved before is kept", 2)
     except OSError as error:  # a full disk, a folder that may not be written to
         named = f"{error.filename}: " if error.filename else ""
         _fail(f"{named}{error.strerror or error}", 2)

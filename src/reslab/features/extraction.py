@@ -246,21 +246,26 @@ class Features:
             held = sum(one.nbytes for one in self._held.values())
             needed = len(samples) * self._store.item_bytes
             if held + needed > memory_budget():
-                return self._read(samples, view, rows).float()
+                return self._read(samples, view, rows, again=True).float()
             self._held[place] = self._read(samples, view, torch.arange(len(samples)))
         return self._held[place][rows].float()
 
-    def _read(self, samples: Samples, view: int, rows: torch.Tensor) -> torch.Tensor:
+    def _read(
+        self, samples: Samples, view: int, rows: torch.Tensor, *, again: bool = False
+    ) -> torch.Tensor:
+        """Features as they are kept. again: they were looked at long ago, and are once more."""
         names = self._settings.keys(samples.keys[rows.numpy()], view)
         places = self._store.find(names)
         out = torch.empty((len(names), *self.shape), dtype=self._dtype)
         known = places >= 0
+        if again:
+            known[known] = self._store.undamaged(places[known])
         out[torch.from_numpy(known)] = self._store.read(places[known])
         for row in np.flatnonzero(~known).tolist():
             if names[row].item() not in self._unsaved:
                 raise InputError(
-                    "features were deleted from the cache while they were in use; `reslab resume`"
-                    " computes them again"
+                    "features were deleted from the cache, or damaged, while they were in use;"
+                    " `reslab resume` computes them again"
                 )
             out[row] = torch.from_numpy(self._unsaved[names[row].item()])
         return out

@@ -13,6 +13,8 @@ from reslab.errors import InputError, nearest
 from reslab.process import launched, processes_here
 
 KINDS = ("auto", "cpu", "cuda", "mps")
+# In torch's own words: on a CPU, there on Windows, of CUDA and of cuBLAS.
+_NO_MEMORY = ("allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 _MMAP_MAX, _TRIM_THRESHOLD = -4, -1  # mallopt's, from malloc.h of the GNU C library
 
 
@@ -107,7 +109,7 @@ def computing_exactly(exactly: bool, device: str) -> Iterator[None]:
 def lacks_memory(error: BaseException) -> bool:
     """Whether an error says that there is not enough memory."""
     kinds = MemoryError | torch.OutOfMemoryError
-    return isinstance(error, kinds) or "allocate memory" in str(error)  # torch's own, on a CPU
+    return isinstance(error, kinds) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def keep_freed_memory() -> None:

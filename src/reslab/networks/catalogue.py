@@ -166,7 +166,11 @@ def timm_config(name: str) -> TimmConfig:
     known_form = re.fullmatch(r"[\w.-]+", plain) is not None
     config = None
     if known_form:
-        config = timm.models.get_pretrained_cfg(plain, allow_unregistered=True)
+        try:
+            config = timm.models.get_pretrained_cfg(plain, allow_unregistered=True)
+        except RuntimeError:  # a network that it knows, with a tag that it does not
+            held = timm.list_pretrained(f"{plain.split('.')[0]}.*")
+            raise InputError(f"network {name}: no such weights{nearest(plain, held)}") from None
     if config is None and not (known_form and timm.is_model(plain)):
         known = (*OURS, *TORCHVISION, *timm.list_models())
         hint = nearest(name, known).split("; choose")[0]
@@ -184,7 +188,7 @@ def timm_config(name: str) -> TimmConfig:
         mean=tuple(config.mean),
         std=tuple(config.std),
         interpolation=interpolation,
-        crop_fraction=float(config.crop_pct or 1),
+        crop_fraction=min(1.0, float(config.crop_pct or 1)),
         heads=tuple(f"{head}." for head in heads),
         source=str(config.hf_hub_id or config.url or "timm's hub"),
     )

@@ -35,6 +35,9 @@ _FOLDERS = {
 }
 
 
+_PACKED = 4  # files of MNIST and its like, as they are published
+
+
 def open_builtin(name: str, data_root: str | Path | None) -> Pictures:
     """A built-in data set, from `data_root`, RESLAB_DATA or the cache; downloaded if absent."""
     if name == "digits":
@@ -45,12 +48,13 @@ def open_builtin(name: str, data_root: str | Path | None) -> Pictures:
 
     folder = root / _FOLDERS[name]
     present = folder.is_dir()
+    packed = len(list(folder.glob("*-ubyte.gz"))) == _PACKED  # torchvision unpacks them
     absent = [part for part in (folder, *folder.parents) if not part.exists()]
     data_set = getattr(torchvision.datasets, _TORCHVISION[name])
     splits = {}
     for split in ("train", "test"):
         try:
-            found = data_set(str(root), train=split == "train", download=not present)
+            found = data_set(str(root), train=split == "train", download=packed or not present)
         except Exception as error:  # torchvision raises what it meets: OSError, ValueError, ...
             for part in absent:  # an empty folder would pass for damaged data the next time
                 with suppress(OSError):

@@ -279,19 +279,31 @@ def stays_inside(name: str) -> bool:
 def _member_names(infos: list[zipfile.ZipInfo]) -> list[str]:
     """The members' names; archives made on Chinese Windows hold GBK bytes without saying so.
 
-    Two GBK bytes may happen to be UTF-8, so all names are judged together.
+    Two GBK bytes may happen to be UTF-8, so all names are judged together. Some archivers of
+    Windows write backslashes for slashes.
     """
-    raw = [info.filename.encode("cp437", "replace") for info in infos]
-    marked = [bool(info.flag_bits & 0x800) for info in infos]
-    for encoding in ("utf-8", "gb18030"):
+    names = _decoded([_as_written(info) for info in infos])
+    windows = not any("/" in name for name in names)
+    return [name.replace("\\", "/") for name in names] if windows else names
+
+
+def _as_written(info: zipfile.ZipInfo) -> str | bytes:
+    """A member's name: as text where the archive says what it means, else its bytes."""
+    plain = info.orig_filename.split("\0")[0]
+    # From Python 3.12 on a name that is told in Unicode beside has taken the other's place.
+    told = info.filename not in (plain, plain.replace("\\", "/"))
+    if info.flag_bits & 0x800 or told:
+        return info.filename
+    return plain.encode("cp437", "replace")
+
+
+def _decoded(names: list[str | bytes]) -> list[str]:
+    for encoding in ("utf-8", "gb18030", "cp437"):
         try:
-            return [
-                info.filename if known else name.decode(encoding)
-                for info, name, known in zip(infos, raw, marked, strict=True)
-            ]
+            return [name if isinstance(name, str) else name.decode(encoding) for name in names]
         except UnicodeDecodeError:
             continue
-    return [info.filename for info in infos]
+    raise AssertionError("cp437 has a letter for each byte")
 
 
 def printable(name: str) -> str:

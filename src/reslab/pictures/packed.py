@@ -9,6 +9,7 @@ import re
 from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -210,6 +211,9 @@ def open_packed(
     written, problems, source = (
         class_file(Folder(location)) if own is None else (own[0], [], own[1])
     )
+    twice = sorted(label for label, count in Counter(written or ()).items() if count > 1)
+    if twice:
+        raise InputError(f"{source}: names {len(twice)} class(es) more than once:", twice)
     classes, source, negative = settled_classes(found, written or classes, source)
     problems = [*problems, *negative]
     labels = {}

@@ -9,14 +9,13 @@ import errno
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
-from importlib import import_module
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from reslab.errors import InputError
-from reslab.pictures.lists import LABEL_COLUMNS, SPLIT_NAMES
+from reslab.pictures.arrow_table import Table, open_table, reason, unreadable
+from reslab.pictures.lists import SPLIT_NAMES
 from reslab.pictures.packed import (
     Packed,
     PackedEntries,
@@ -28,7 +27,6 @@ from reslab.pictures.packed import (
 )
 from reslab.pictures.table import Pictures
 
-IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png")
 _HELD = 1 << 28  # bytes of row groups that are kept decoded
 _OPEN = 64  # files that are open at once
 Version = tuple[int, int]  # of a file: its size, and when it was written, in nanoseconds
@@ -41,7 +39,7 @@ class _Groups:
     """
 
     def __init__(self) -> None:
-        self._opened: OrderedDict[tuple[Path, Version], _Table] = OrderedDict()
+        self._opened: OrderedDict[tuple[Path, Version], Table] = OrderedDict()
         self._held: OrderedDict[tuple[Path, Version, int], Any] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -53,7 +51,7 @@ class _Groups:
                 if file not in self._opened:
                     while len(self._opened) >= _OPEN:
                         self._opened.popitem(last=False)
-                    self._opened[file] = open_table(path)
+                    self._opened[file] = _open_as_listed(path, version)
                 self._held[key] = self._opened[file].pictures(group)
                 while len(self._held) > 1 and self._bytes > _HELD:
                     self._held.popitem(last=False)
@@ -63,6 +61,14 @@ class _Groups:
     @property
     def _bytes(self) -> int:
         return sum(one.nbytes for one in self._held.values())
+
+
+def _open_as_listed(path: Path, version: Version) -> Table:
+    """Open a file whose pictures were listed. Raises InputError if it is another one since."""
+    table, found = open_table(path), path.stat()
+    if (found.st_size, found.st_mtime_ns) != version:
+        raise InputError("the file has changed since it was listed")
+    return table
 
 
 _groups = _Groups()
@@ -78,8 +84,8 @@ class Tables(Packed):
             data = _groups.column(self._files[part], version, group)[row].as_py()
         except InputError as error:
             raise OSError(errno.EIO, str(error)) from None
-        except _unreadable() as error:
-            raise OSError(errno.EIO, _reason(error)) from None
+        except unreadable() as error:
+            raise OSError(errno.EIO, reason(error)) from None
         if data is None:
             raise OSError(errno.ENODATA, "the row holds no bytes of a picture; embed them")
         if len(data) > most:
@@ -92,151 +98,6 @@ class Tables(Packed):
             return name
         group, inside = self._places[row].tolist()
         return f"{self._files[self._parts[row]]}:group {group}, row {inside} ({name})"
-
-
-class _Table:
-    """A Parquet or Arrow file: its columns, and its groups of rows."""
-
-    def __init__(self, path: Path) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        self._path = path
-        self._batches: list[Any] | None = None
-        self._parquet: Any = None
-        if path.suffix.lower() == ".arrow":
-            reader = pa.ipc.open_stream(pa.memory_map(str(path)))
-            self.schema = reader.schema
-            self._batches = [batch for batch in reader if len(batch)]
-            self.groups = len(self._batches)
-        else:
-            self._parquet = pq.ParquetFile(path, memory_map=True)
-            self.schema = self._parquet.schema_arrow
-            self.groups = self._parquet.num_row_groups
-        self.features = _features(self.schema.metadata or {})
-        self.image = self._only("pictures", self._image_columns())
-
-    @cached_property
-    def label(self) -> str:
-        """The column of labels. Raises InputError if there is none."""
-        return self._only("labels", self._label_columns())
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """The names that the file's own description gives to its labels."""
-        names = self.features.get(self.label, {}).get("names")
-        return tuple(map(str, names)) if isinstance(names, list) else None
-
-    def _image_columns(self) -> list[str]:
-        import pyarrow as pa
-
-        told = [name for name, about in self.features.items() if about.get("_type") == "Image"]
-        kinds = {name: self.schema.field(name).type for name in self.schema.names}
-        structs = [
-            name
-            for name, kind in kinds.items()
-            if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-        ]
-        plain = [
-            name
-            for name, kind in kinds.items()
-            if name.lower() in IMAGE_COLUMNS
-            and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-        ]
-        return [name for name in told if name in kinds] or structs or plain
-
-    def _label_columns(self) -> list[str]:
-        named = [name for name in self.schema.names if name.lower() in LABEL_COLUMNS]
-        told = [
-            name for name in self.schema.names
-            if self.features.get(name, {}).get("_type") == "ClassLabel"
-        ]  # fmt: skip
-        return [name for name in told if name in named] or told or named[:1]
-
-    def _only(self, what: str, columns: list[str]) -> str:
-        if len(columns) != 1:
-            held = ", ".join(columns or self.schema.names)
-            count = "no column" if not columns else "several columns"
-            raise InputError(f"{self._path}: {count} of {what} among {held}")
-        return columns[0]
-
-    def pictures(self, group: int) -> Any:
-        """The bytes of a group's pictures, an Arrow array, perhaps in several chunks."""
-        column = self._columns(group, [self.image])[self.image]
-        return _field(column, "bytes") if self._is_struct else column
-
-    def names_and_labels(self, group: int) -> Iterator[tuple[str | None, Any]]:
-        """What each picture of a group is called, and its label."""
-        labels = self._columns(group, [self.label])[self.label].to_pylist()
-        return zip(self.names(group) or [None] * len(labels), labels, strict=True)
-
-    def names(self, group: int) -> list[str | None]:
-        """What each picture of a group is called; none where nothing is said of it."""
-        kind = self.schema.field(self.image).type
-        if not self._is_struct or kind.get_field_index("path") < 0:
-            return []
-        columns = self._columns(group, [f"{self.image}.path"])
-        return list(_field(columns[self.image], "path").to_pylist())
-
-    def count(self, group: int) -> int:
-        """How many rows a group has."""
-        if self._batches is not None:
-            return len(self._batches[group])
-        return int(self._parquet.metadata.row_group(group).num_rows)
-
-    @property
-    def _is_struct(self) -> bool:
-        import pyarrow as pa
-
-        return bool(pa.types.is_struct(self.schema.field(self.image).type))
-
-    def _columns(self, group: int, names: list[str]) -> dict[str, Any]:
-        if self._batches is not None:
-            batch = self._batches[group]
-            return {name.split(".")[0]: batch.column(name.split(".")[0]) for name in names}
-        # More than 2 GB of pictures come in several chunks.
-        found = self._parquet.read_row_group(group, columns=names)
-        return {name: found.column(name) for name in found.column_names}
-
-
-def _field(column: Any, name: str) -> Any:
-    from pyarrow.compute import struct_field
-
-    return struct_field(column, name)
-
-
-def open_table(path: Path) -> _Table:
-    """A Parquet or Arrow file. Raises InputError if it cannot be read, or pyarrow is absent."""
-    pyarrow(str(path))
-    try:
-        return _Table(path)
-    except _unreadable() as error:
-        kind = path.suffix[1:]
-        raise InputError(f"{path}: not a readable {kind} file ({_reason(error)})") from None
-
-
-def pyarrow(wanted_for: str) -> Any:
-    """The package pyarrow with its Parquet part. Raises InputError where it is not."""
-    try:
-        import_module("pyarrow.parquet")
-        return import_module("pyarrow")
-    except ImportError:
-        raise InputError(
-            f"{wanted_for}: Parquet and Arrow files need the package pyarrow, which is not here;"
-            " type: pip install 'reslab[tables]'"
-        ) from None
-
-
-def _unreadable() -> tuple[type[Exception], ...]:
-    """What pyarrow raises where a file is damaged, or cannot be read."""
-    import pyarrow as pa
-
-    return (pa.ArrowException, OSError)
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what an error says."""
-    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def open_parquet(
@@ -268,8 +129,8 @@ def _entries(files: Sequence[Path], name: str) -> tuple[PackedEntries, set[tuple
         for group in range(table.groups):
             try:
                 rows = list(table.names_and_labels(group))
-            except _unreadable() as error:
-                gathered.problems.append(f"{path}: group {group} cannot be read ({_reason(error)})")
+            except unreadable() as error:
+                gathered.problems.append(f"{path}: group {group} cannot be read ({reason(error)})")
                 continue
             for row, (called, value) in enumerate(rows):
                 label = _label(value, class_names)
@@ -288,8 +149,8 @@ def unlabelled_table(path: Path) -> Packed:
     for group in range(table.groups):
         try:
             names = table.names(group) or [None] * table.count(group)
-        except _unreadable() as error:
-            raise InputError(f"{path}: group {group} cannot be read ({_reason(error)})") from None
+        except unreadable() as error:
+            raise InputError(f"{path}: group {group} cannot be read ({reason(error)})") from None
         for row, called in enumerate(names):
             own = PurePosixPath(called or "").name.replace("\0", "")
             found.append((f"{len(found):010d}{'-' if own else ''}{own}", (group, row)))
@@ -338,12 +199,3 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
     return found if isinstance(found, dict) else {}
-
-
-def _features(metadata: Mapping[bytes, bytes]) -> dict[str, dict[str, Any]]:
-    """What Hugging Face notes of the columns in a file's schema."""
-    try:
-        found = json.loads(metadata[b"huggingface"])["info"]["features"]
-        return {name: about for name, about in found.items() if isinstance(about, dict)}
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
-        return {}

@@ -45,14 +45,25 @@ class PixelFile:
     def find_or_write(
         cls, key: str, shape: tuple[int, ...], rows: Iterable[tuple[int, torch.Tensor]]
     ) -> "PixelFile | None":
-        """The file of an earlier run, else a new one; None where the disk does not take it."""
+        """The file of an earlier run, else a new one; None where the disk does not take it.
+
+        What `rows` raises of a picture is raised.
+        """
         found = cls.find(key, shape)
         if found is not None:
             return found
-        with contextlib.suppress(OSError, InputError), PixelWriter(shape) as writer:
+        try:
+            writer = PixelWriter(shape)
+        except (OSError, InputError):
+            return None
+        with writer:
             for row, pixels in rows:
-                writer.put(row, pixels)
-            writer.finish(key)
+                try:
+                    writer.put(row, pixels)
+                except OSError:
+                    return None
+            with contextlib.suppress(OSError, InputError):
+                writer.finish(key)
         return cls.find(key, shape)
 
     def row(self, number: int) -> torch.Tensor | None:

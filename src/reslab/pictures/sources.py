@@ -95,8 +95,11 @@ def _open_tree(
         raise InputError(f"--root goes with list files, and {name} holds no train.txt")
     if isinstance(files, Folder) and (packed := open_folder_of_packs(files, name, classes)):
         return packed
-    tops = {folder for folder in files.folders() if "/" not in folder}
+    folders = files.folders()
+    tops = {folder for folder in folders if "/" not in folder}
     splits = {top: SPLIT_NAMES[top.lower()] for top in tops if top.lower() in SPLIT_NAMES}
+    if len(splits) < len(tops) and not any(top in splits for top in _parents(folders)):
+        splits = {}  # classes that are called so, such as trains beside cars
     if "train" in splits.values() or (splits and len(splits) == len(tops)):
         return _open_class_folders(files, name, splits)
     tables = [file for file in files.names() if "/" not in file and file.lower().endswith(".csv")]
@@ -154,6 +157,11 @@ def _open_class_folders(files: Files, name: str, splits: dict[str, str]) -> Pict
     if other:
         notes.append(f"{some_files(other)} not pictures by their names: not used")
     return Pictures(name, classes, table, tuple(notes))
+
+
+def _parents(folders: list[str]) -> set[str]:
+    """The top folders that hold folders."""
+    return {folder.split("/", 1)[0] for folder in folders if "/" in folder}
 
 
 def _places(files: Files, splits: dict[str, str]) -> dict[str, tuple[str, str]]:

@@ -71,7 +71,7 @@ def load_recipe(name: str | Path) -> Recipe:
             raise InputError(f"{path}: no such recipe file")
         try:
             data = read_regular(path, _LARGEST)
-            return parse_recipe(data.decode("utf-8"), str(path))
+            return parse_recipe(data.decode("utf-8-sig"), str(path))
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from None
         except UnicodeDecodeError as error:

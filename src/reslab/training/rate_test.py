@@ -11,7 +11,7 @@ from typing import Any
 from reslab.disk import refuse_foreign, user_path, write_safely
 from reslab.errors import InputError
 from reslab.judging.charts import draw_rates, is_our_png
-from reslab.learning.device import choose_device, lacks_memory, set_up
+from reslab.learning.device import choose_device, set_up
 from reslab.learning.loop import ramp
 from reslab.options import refuse_unknown, taken, taking
 from reslab.pictures.data_source import DataSource
@@ -91,14 +91,7 @@ def find_lr(
     prepared = _of_train_alone(pictures, chosen, device, display)
     rates = [LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1)) for step in range(STEPS)]
     state = new_state(prepared, device)
-    try:
-        losses = _until_broken(ramp(state, prepared.recipe, prepared.batches, rates, device))
-    except (MemoryError, RuntimeError) as error:
-        if not lacks_memory(error):
-            raise
-        raise InputError(
-            "there is not enough memory: set a smaller --batch-size, or --micro-batch"
-        ) from None
+    losses = _until_broken(ramp(state, prepared.recipe, prepared.batches, rates, device))
     folder = new_run_folder(f"lr-{chosen.name}", str(data)) if out is None else user_path(out)
     folder.mkdir(parents=True, exist_ok=True)
     return _written(folder, rates[: len(losses)], losses, chosen.optimizer.lr)

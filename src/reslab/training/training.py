@@ -251,8 +251,7 @@ def _go_on(
                 display.warn(f"{difference}: the result may differ in its last digits")
             if plan is not None:
                 return work_by_plan(opened, prepared, device, display, plan, began, minutes)
-            session = Session.open(opened, prepared, device, display, began)
-            return _to_the_end(session, fresh=fresh)
+            return _to_the_end(Session.open(opened, prepared, device, display, began), fresh=fresh)
 
 
 def _to_the_end(session: Session, *, fresh: bool) -> Run:
@@ -267,7 +266,8 @@ def _to_the_end(session: Session, *, fresh: bool) -> Run:
         _learn(session)
     if digest_of(prepared.network, prepared.frozen) != frozen:
         raise AssertionError("the frozen part changed")
-    publish(session)
+    with session.failing_safely():
+        publish(session)
     return session.run
 
 

@@ -15,7 +15,7 @@ from reslab.disk import open_regular
 from reslab.errors import SHOWN_PROBLEMS, InputError
 from reslab.learning.device import choose_device, computing_exactly
 from reslab.networks.model_file import model_path
-from reslab.pictures.parquet import pyarrow
+from reslab.pictures.arrow_table import pyarrow
 from reslab.pictures.reading import in_threads
 from reslab.run.display import Display
 from reslab.run.lock import holding

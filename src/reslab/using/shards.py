@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from reslab.disk import folder_to_fill, read_regular, write_safely
 from reslab.errors import InputError
+from reslab.pictures.arrow_table import pyarrow
 from reslab.pictures.files import printable
-from reslab.pictures.parquet import pyarrow
 from reslab.using.tables import ERROR, Cell, Columns, csv_of
 
 MANIFEST = "manifest.json"

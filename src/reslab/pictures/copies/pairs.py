@@ -2,17 +2,14 @@
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
 import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from reslab.disk import write_safely
-from reslab.errors import InputError
-from reslab.pictures.cache import cache_folder, make_room
+from reslab.pictures.arrays import keep_arrays, kept_arrays
+from reslab.pictures.cache import cache_folder
 from reslab.pictures.content import numbered
 from reslab.pictures.copies.alignment import shared
 from reslab.pictures.copies.signatures import candidates
@@ -20,7 +17,7 @@ from reslab.pictures.copies.thumbs import thumbs_of
 from reslab.pictures.reading import Track, untracked
 from reslab.pictures.table import Samples
 
-_FORMAT = b"4"  # another one where the same pictures would give other pairs
+_FORMAT = 5  # another one where the same pictures would give other pairs
 COPY = 0.5  # of the textured blocks of a copy agree: unrelated photos share under 0.3 (LOG.md)
 _CROWD, _CROWD_SHARE = 20, 0.2  # near copies in one group, and of all pictures: no copies, a kind
 _TOGETHER = 4096
@@ -50,16 +47,18 @@ def near_pairs(
     Raises InputError where a picture can no longer be read.
     """
     kept, _ = numbered(samples.keys)  # in the order of their keys
-    name = hashlib.sha256(_FORMAT + samples.keys[kept].tobytes()).hexdigest()[:32]
+    name = hashlib.sha256(b"%d" % _FORMAT + samples.keys[kept].tobytes()).hexdigest()[:32]
     path = cache_folder() / "copies" / f"{name}.safetensors"
-    table = _recalled(path, len(kept))
-    if table is None:
+    recalled = kept_arrays(path, _FORMAT)
+    if recalled is not None:
+        table = recalled[1]
+    else:
         if thumbs is None:
             unique = samples.take(kept)
             table = _found(thumbs_of(unique, track))
         else:
             table = _found(thumbs[torch.from_numpy(kept)])
-        _remember(path, table)
+        keep_arrays(path, table, {"format": _FORMAT})
     one, other = table["first"].astype(np.int64), table["second"].astype(np.int64)
     group = _components(one, other, len(kept))
     crowd = np.bincount(group, minlength=1) > max(_CROWD, _CROWD_SHARE * len(kept))
@@ -68,7 +67,7 @@ def near_pairs(
     return Pairs(
         np.minimum(first, second),
         np.maximum(first, second),
-        table["share"][told],
+        table["share"].view(np.float32)[told],
         int(crowd[group].sum()),
     )
 
@@ -94,33 +93,9 @@ def _found(thumbs: torch.Tensor) -> dict[str, np.ndarray]:
     pairs = candidates(held)
     share = shared(held, pairs)
     copies = share >= COPY
-    names = rows.numpy().astype(np.uint32)
+    names = rows.numpy()
     return {
-        "first": names[pairs.first[copies]],
-        "second": names[pairs.second[copies]],
-        "share": share[copies].astype(np.float32),
+        "first": names[pairs.first[copies]].astype(np.int32),
+        "second": names[pairs.second[copies]].astype(np.int32),
+        "share": share[copies].astype(np.float32).view(np.int32),
     }
-
-
-def _recalled(path: Path, count: int) -> dict[str, np.ndarray] | None:
-    try:
-        found = safetensors.numpy.load_file(str(path))
-    except Exception:  # not there, or damaged: found anew
-        return None
-    sides = [found.get(side, np.zeros((0, 0))) for side in ("first", "second", "share")]
-    kinds = (np.uint32, np.uint32, np.float32)
-    whole = all(
-        side.shape == (len(sides[0]),) and side.dtype == kind
-        for side, kind in zip(sides, kinds, strict=True)
-    )
-    return found if whole and all((side < count).all() for side in sides[:2]) else None
-
-
-def _remember(path: Path, table: dict[str, np.ndarray]) -> None:
-    data = safetensors.numpy.save(table)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if make_room(path, len(data)):
-            write_safely(path, data)
-    except (OSError, InputError):
-        pass  # a full or read-only disk costs the memory of it, not the run
