@@ -310,6 +310,22 @@ def test_a_signal_between_the_stages_of_a_repetition_spoils_none(
     assert sha(reslab.resume(tmp_path / "again", quiet=True)) == sha(run)
 
 
+def test_a_signal_while_a_repetition_is_scored_changes_nothing(
+    split_photos, tmp_path, monkeypatch, ticking
+):
+    run = train(split_photos, tmp_path / "run", seed=4)
+    original = story.publish_in_time
+
+    def interrupted(*given):
+        os.kill(os.getpid(), signal.SIGINT)
+        original(*given)
+
+    monkeypatch.setattr(story, "publish_in_time", interrupted)
+    again = repeat(split_photos, run, tmp_path / "again")
+    assert again.finished
+    assert sha(again) == sha(run)
+
+
 @pytest.mark.usefixtures("ticking")
 def test_a_recipes_own_optimiser_does_not_stand_in_the_way_of_the_stages(
     split_photos, tmp_path, weights, monkeypatch
@@ -323,6 +339,21 @@ def test_a_recipes_own_optimiser_does_not_stand_in_the_way_of_the_stages(
     assert run.finished
     assert len(run.info["stages"]) > 1
     assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
+    assert run.info["stages"][1]["fields"]["optimizer.nesterov"] is False
+
+
+@pytest.mark.usefixtures("ticking")
+def test_an_optimiser_of_the_users_own_keeps_what_the_recipe_has_of_it(
+    split_photos, tmp_path, weights, monkeypatch
+):
+    monkeypatch.setattr(ladder, "WHOLE_FROM", 1e9)
+    run = reslab.train(
+        split_photos, out=tmp_path / "run", recipe="small-resnet", weights=weights, minutes=2,
+        fields={"preprocess.size": 32, "optimizer.name": "sgd"}, quiet=True,
+    )  # fmt: skip
+    trained = [stage["fields"] for stage in run.info["stages"] if stage["name"] != "head"]
+    assert trained
+    assert not any({"optimizer.name", "optimizer.nesterov"} & of.keys() for of in trained)
 
 
 def test_what_a_stage_needs_of_an_optimiser():

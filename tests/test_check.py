@@ -498,6 +498,10 @@ def test_classes_that_are_numbers_are_listed_so_that_they_train(tmp_path):
     found = DataSource.named(tmp_path / "l").open()
     assert found.classes == ("1", "2", "3")
     assert found.counts()["train"] == 12
+    (tmp_path / "d" / "4").mkdir()  # a class without pictures, which no list can name
+    with pytest.raises(InputError, match="called by numbers"):
+        reslab.check(tmp_path / "d", out=tmp_path / "out", write_lists=tmp_path / "m", quiet=True)
+    assert not (tmp_path / "m").exists()
 
 
 def test_what_cannot_be_read_is_among_the_reasons_whatever_kinds_are_named(tmp_path):

@@ -1,5 +1,6 @@
 """Means that users of other trainers expect: what each does, and that a resume repeats it."""
 
+import copy
 import csv
 import hashlib
 import itertools
@@ -332,8 +333,10 @@ def test_a_training_that_broke_off_in_a_step_skips_nothing_of_the_next():
     broken = StochasticDepth.of(recipe(drop_path=0.9), network, 5)
     broken.passing(MOMENTS[0])
     assert not torch.equal(network(x), plain)
+    average = copy.deepcopy(network)  # which is made before the part that skips
     after = StochasticDepth.of(recipe(drop_path=0.9), network, 5)
     assert torch.equal(network(x), plain)
+    assert torch.equal(average(x), plain)
     after.passing(MOMENTS[0])
     assert not torch.equal(network(x), plain)
 

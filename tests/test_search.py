@@ -325,9 +325,9 @@ def test_too_little_memory_is_a_result_and_other_faults_are_not(look_for, monkey
     failing(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"))
     found = look_for(over=over, trials=20)
     assert {trial.error for trial in found.trials} == {None, "there is not enough memory"}
-    failing(NoRoomError("a gigabyte"))
-    with pytest.raises(NoRoomError):
-        look_for("none", over=over, trials=20)
+    failing(NoRoomError("the features take 9 GB"))  # another trial may need less
+    found = look_for("none", over=over, trials=20)
+    assert {trial.error for trial in found.trials} == {None, "the features take 9 GB"}
     failing(RuntimeError("of another kind"))
     with pytest.raises(RuntimeError, match="of another kind"):
         look_for("other", over=over, trials=20)

@@ -116,7 +116,8 @@ def say_and_leave(last_words: Callable[[], int]) -> int:
 def _end(status: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # the reader may be gone
-            stream.flush()
+            if stream is not None:
+                stream.flush()
     os._exit(status)
 
 

@@ -65,6 +65,15 @@ def write_cleaned(
         if row not in left_out:
             split, samples, own = looked.place(row)
             lines.setdefault(split, []).append(_line(samples, own, looked.classes, start))
+    classes = ("\n".join(looked.classes) + "\n").encode()
+    listable = not parse_classes(classes, "classes.txt")[1]
+    told = {line.rpartition("\t")[2] for of in lines.values() for line in of}
+    if not listable and (lost := [repr(name) for name in looked.classes if name not in told]):
+        raise InputError(
+            f"--write-lists {folder}: classes that are called by numbers stand in the lists alone,"
+            " and these would have no picture left; name fewer --kinds:",
+            lost,
+        )
     if "train" in looked.pictures.splits and "train" not in lines:
         raise InputError(
             f"--write-lists {folder}: no training picture would be left; name fewer --kinds"
@@ -73,8 +82,7 @@ def write_cleaned(
     for split, written in lines.items():
         text = "\n".join(written) + "\n"
         write_safely(folder / _NAMES[split], text.encode("utf-8", "surrogateescape"))
-    classes = ("\n".join(looked.classes) + "\n").encode()
-    if not parse_classes(classes, "classes.txt")[1]:
+    if listable:
         write_safely(folder / "classes.txt", classes)
     rows = [
         (one.path, one.split, one.line, one.kind, f"{one.score:.4f}", one.other, one.suggested)
@@ -88,7 +96,11 @@ def write_cleaned(
 def _line(samples: Samples, row: int, classes: Sequence[str], folder: Path) -> str:
     """A line of a list in the folder, whose name has no links: ".." leads out of their targets."""
     assert samples.files is not None
-    path = os.path.relpath(samples.files.where(samples.paths[row]), folder)
+    path = samples.files.where(samples.paths[row])
+    try:
+        path = os.path.relpath(path, folder)
+    except ValueError:  # another drive of Windows
+        path = str(Path(path).absolute())
     return f"{path}\t{classes[samples.labels[row]]}"
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from cyclopts import App, CycloptsError
 
 import reslab
-from reslab.cli.printing import flush_what_is_read
+from reslab.cli.printing import flush_what_is_read, is_unread
 from reslab.errors import InputError, InterruptedRunError
 from reslab.process import refuse_several, running_command, say_and_leave, speaks
 from reslab.run.interruption import raising_signals
@@ -66,9 +66,6 @@ def main() -> None:
         flush_what_is_read()
     except (CycloptsError, InputError) as error:
         _fail(str(error), 2)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        flush_what_is_read()
-        sys.exit(0)
     except (MemoryError, RuntimeError) as error:
         from reslab.learning.device import lacks_memory
 
@@ -76,6 +73,9 @@ def main() -> None:
             raise
         _fail("there is not enough memory; what was saved before is kept", 2)
     except OSError as error:  # a full disk, a folder that may not be written to
+        if is_unread(error):
+            flush_what_is_read()
+            sys.exit(0)
         named = f"{error.filename}: " if error.filename else ""
         _fail(f"{named}{error.strerror or error}", 2)
     except InterruptedRunError as stopped:

@@ -16,7 +16,7 @@ from reslab.cli.options import (
     flag,
     keywords,
 )
-from reslab.cli.printing import print_json, print_run
+from reslab.cli.printing import flush_what_is_read, print_json, print_run
 from reslab.errors import InputError
 from reslab.pictures.data_source import DataSource
 from reslab.process import leads, refuse_several, say_and_leave, telling
@@ -133,6 +133,7 @@ def _say_run(run: Any, as_json: bool) -> None:
     def last_words() -> int:
         if leads():
             print_run(run, as_json)
+            flush_what_is_read()
         return 0
 
     say_and_leave(last_words)

@@ -1,10 +1,17 @@
 """What commands print: JSON, scores, runs."""
 
+import errno
 import json
 import os
 import sys
 from collections.abc import Callable
 from typing import Any
+
+
+def is_unread(error: OSError) -> bool:
+    """Whether an error says that nobody reads any more, such as `head`, which has seen enough."""
+    windows = os.name == "nt" and error.errno == errno.EINVAL
+    return isinstance(error, BrokenPipeError) or windows
 
 
 def flush_what_is_read() -> None:
@@ -16,15 +23,17 @@ def flush_what_is_read() -> None:
     except OSError as error:
         # What is left in the buffer would be tried once more, and told of, while Python leaves.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
+        if not is_unread(error):
             raise
 
 
 def print_while_read(show: Callable[[], None]) -> None:
-    """Print something, or nothing where the reader, such as `head`, has seen enough."""
+    """Print something, or nothing where nobody reads any more."""
     try:
         show()
-    except BrokenPipeError:
+    except OSError as error:
+        if not is_unread(error):
+            raise
         flush_what_is_read()
 
 

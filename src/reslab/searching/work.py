@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from reslab.errors import InputError, InterruptedRunError
-from reslab.features.extraction import NoRoomError
 from reslab.learning.device import lacks_memory
 from reslab.learning.state import Milestone
 from reslab.pictures.data_source import DataSource
@@ -193,8 +192,6 @@ class Work:
         trial = Trial(number=number, fields=proposal.fields, state="finished")
         try:
             self._train(trial, proposal)
-        except NoRoomError:
-            raise  # no other trial would have room either
         except InputError as error:
             trial.state, trial.error = "failed", str(error)
         except (MemoryError, RuntimeError) as error:

@@ -56,6 +56,10 @@ class _Skip:
         self.part = part
         self.chance = chance
 
+    def __deepcopy__(self, memo: object) -> "_Skip":
+        # A copy of the network, such as an average of it, is in no step.
+        return _Skip(StochasticDepth({}), self.chance)
+
     def __call__(self, layer: nn.Module, given: object, out: torch.Tensor) -> torch.Tensor:
         factors = self.part.kept(len(out), self.chance)
         if factors is None:

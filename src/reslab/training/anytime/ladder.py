@@ -82,6 +82,8 @@ def next_stage(work: Work) -> Stage | None:
     if found is None:
         return None
     pinned = set(work.plan.pinned)
+    if "optimizer.name" in pinned:  # then with what the recipe has of it
+        pinned.add("optimizer.nesterov")
     pinned -= _needed(found.fields, pinned)
     kept = {name: value for name, value in found.fields.items() if name not in pinned}
     given_up = sum(stage.diverged for stage in work.plan.stages)

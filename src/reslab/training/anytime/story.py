@@ -187,7 +187,7 @@ def work_by_plan(
             "the machine was too slow to score the test split in time. The model is there, without"
             f" a score: reslab resume {run.path} --minutes M"
         )
-    if caught:
+    if caught and not (clock is None and run.finished):  # else it came while that was scored
         accuracy = (run.info.get("test") or run.info.get("validation") or {}).get("accuracy")
         scored = "" if accuracy is None else f", scored {accuracy:.2%}"
         raise InterruptedRunError(
