@@ -310,6 +310,38 @@ def test_a_signal_between_the_stages_of_a_repetition_spoils_none(
     assert sha(reslab.resume(tmp_path / "again", quiet=True)) == sha(run)
 
 
+@pytest.mark.usefixtures("ticking")
+def test_a_repetition_has_the_same_temperature_however_either_was_stopped(
+    split_photos, tmp_path, weights, monkeypatch
+):
+    """Cached features, maps in half precision, judge not quite as pictures do."""
+    monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(ladder, "_trained", lambda *given: None)
+    monkeypatch.setattr(story, "FEW", 1000)  # so that the last weights are the best
+    options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
+    fields = {"preprocess.size": 32}
+    run = reslab.train(split_photos, out=tmp_path / "run", minutes=2, fields=fields, **options)
+    assert run.info["stages"][-1]["name"] == "last layers"
+    assert run.info["best_epoch"] >= run.info["stages"][-1]["first"]
+    original = story.run_stage
+
+    def interrupted(work, number):
+        original(work, number)
+        if number == len(work.plan.stages) - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(story, "run_stage", interrupted)
+    with pytest.raises(InterruptedRunError):
+        repeat(split_photos, run, tmp_path / "again")
+    monkeypatch.setattr(story, "run_stage", original)
+    assert sha(reslab.resume(tmp_path / "again", quiet=True)) == sha(run)
+    # By pictures, where the run itself had been stopped after that stage.
+    monkeypatch.setattr(story, "next_stage", lambda work: None)
+    later = reslab.resume(run.path, minutes=2, quiet=True)
+    assert Plan.load(later.path / "plan.toml").by_features is False
+    assert sha(repeat(split_photos, later, tmp_path / "third")) == sha(later)
+
+
 def test_a_signal_while_a_repetition_is_scored_changes_nothing(
     split_photos, tmp_path, monkeypatch, ticking
 ):

@@ -73,6 +73,9 @@ def publish_in_time(work: Work, session: Session) -> None:
     results: dict[str, Any] = {"test": None, "validation": None}
     # What cached features say takes a second, and may not be what comes too late.
     validation = work.on_validation() if "validation" in prepared.evaluation else None
+    if clock is not None:
+        work.plan.by_features = validation is not None
+        work.save_plan()
     test = None
     if "test" in prepared.evaluation:
         weights = digest_of(prepared.network, tuple(prepared.network.state_dict()))

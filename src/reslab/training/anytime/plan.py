@@ -60,6 +60,8 @@ class Plan(_Part):
     minutes: that were asked for; used: seconds of them that are gone. pinned: fields that the user
     has set, which no stage changes. judged: how many of the validation pictures choose, if not all.
     chooses: whether they say which weights are best; the last ones are kept where it would be luck.
+    by_features: whether they were judged at the end by cached features, which round as pictures do
+    not, so that another temperature may come of it.
     """
 
     minutes: float | None = None
@@ -67,6 +69,7 @@ class Plan(_Part):
     pinned: list[str] = []
     judged: int | None = Field(default=None, gt=0, le=LARGEST_COUNT)
     chooses: bool = True
+    by_features: bool | None = None
     recipe: Recipe = Recipe()
     stages: list[Stage] = []
 
@@ -106,5 +109,5 @@ class Plan(_Part):
     def to_repeat(self) -> "Plan":
         """The plan as it is to be carried out again, without a clock and what was measured."""
         done = [Stage(**one.model_dump(include=_REPEATED)) for one in self.stages if one.done]
-        kept = self.model_dump(include={"judged", "chooses", "pinned"})
+        kept = self.model_dump(include={"judged", "chooses", "pinned", "by_features"})
         return Plan(recipe=self.recipe, stages=done, **kept)

@@ -29,7 +29,7 @@ from reslab.training.anytime.ladder import WHOLE, next_stage
 from reslab.training.anytime.outlook import outlook
 from reslab.training.anytime.plan import PLAN_FILE, Plan
 from reslab.training.anytime.work import EnoughError, Work
-from reslab.training.anytime.working import read_progress, run_stage
+from reslab.training.anytime.working import read_progress, reopen_best, run_stage
 from reslab.training.description import FEW, announce
 from reslab.training.preparation import Prepared
 from reslab.training.session import Session
@@ -310,6 +310,8 @@ def _end(work: Work, session: Session) -> None:
                 f"stopped before there was a first model; {further}", work.caught[0]
             )
         raise InputError(f"the time was too short for a first model; {further}")
+    if work.lacks_features:
+        reopen_best(work)
     session.state.network.load_state_dict(session.best_weights())
     session.state.progress = work.progress
     stages = [stage.model_dump(exclude={"turns"}) for stage in work.plan.stages]

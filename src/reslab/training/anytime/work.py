@@ -174,6 +174,12 @@ class Work:
         return self.base.recipe.averaging != "none"
 
     @property
+    def lacks_features(self) -> bool:
+        """Whether a repetition was stopped after the stage by whose features it is judged."""
+        wanted = self.clock is None and self.plan.by_features and self.best is None
+        return bool(wanted) and self.best_stage is not None and not self.best_stage.together
+
+    @property
     def best_stage(self) -> Stage | None:
         """The stage that the best weights come from."""
         before = (one for one in self.plan.stages if one.done)
@@ -190,7 +196,8 @@ class Work:
             labels = tensors["validation.labels"]
             return Scored(np.arange(len(labels)), tensors["validation.logits"], labels)
         session = self.best
-        if session is None:
+        by_pictures = self.clock is None and self.plan.by_features is False
+        if session is None or by_pictures:
             return None
         prepared = session.prepared
         prepared.network.load_state_dict(session.best_weights())

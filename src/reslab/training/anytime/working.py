@@ -90,8 +90,18 @@ def _close(work: Work, session: Session | None, number: int, started: float, bef
     work.save_plan()
 
 
-def _opened(work: Work, stage: Stage, number: int) -> Session:
-    """The stage where it begins, with the best weights so far, or where it was stopped."""
+def reopen_best(work: Work) -> None:
+    """Have the features at hand by which the best stage was judged, in a process that did not
+    carry it out."""
+    stage = work.best_stage
+    assert stage is not None
+    session = Session.open(work.run, _prepared(work, stage), work.device, work.display, work.began)
+    _with_features(work, session)
+    work.best = session
+
+
+def _prepared(work: Work, stage: Stage) -> Prepared:
+    """What a stage works with, with the best weights so far."""
     recipe = work.plan.recipe.with_fields(stage.fields)
     prepared = prepare(
         work.base.pictures, recipe, work.display.track, held_back=("test",), fill=False
@@ -103,6 +113,12 @@ def _opened(work: Work, stage: Stage, number: int) -> Session:
         prepared = replace(prepared, pictures=_some(prepared.pictures, rows))
     if work.run.best_checkpoint.exists():
         prepared.network.load_state_dict(work.chosen_weights())
+    return prepared
+
+
+def _opened(work: Work, stage: Stage, number: int) -> Session:
+    """The stage where it begins, or where it was stopped."""
+    prepared = _prepared(work, stage)
     session = Session.open(work.run, prepared, work.device, work.display, work.began)
     session.stage, session.save_plan = number, work.save_plan
     if work.progress.stage == number:
