@@ -446,7 +446,9 @@ def test_a_run_that_goes_on_keeps_time_to_judge_again(tmp_path, monkeypatch, tog
     best = Stage(name="head", fields={}, done=True, together=together)
     counting = clock.Clock(time.perf_counter(), 60.0)
     run = SimpleNamespace(best_checkpoint=tmp_path)
-    work = SimpleNamespace(clock=counting, plan=Plan(stages=[best]), run=run, best_stage=best)
+    work = SimpleNamespace(
+        clock=counting, plan=Plan(stages=[best]), run=run, best_stage=best, lacks_features=False
+    )
     story._learn(work, SimpleNamespace())
     assert counting.validated == together
 

@@ -241,6 +241,8 @@ def _learn(work: Work, session: Session) -> None:
         _carry_out(work, len(stages) - 1)
         work.stop()
         rehearse(work, session)
+    if work.lacks_features:
+        reopen_best(work)
 
 
 def _carry_out(work: Work, number: int) -> None:
@@ -310,8 +312,6 @@ def _end(work: Work, session: Session) -> None:
                 f"stopped before there was a first model; {further}", work.caught[0]
             )
         raise InputError(f"the time was too short for a first model; {further}")
-    if work.lacks_features:
-        reopen_best(work)
     session.state.network.load_state_dict(session.best_weights())
     session.state.progress = work.progress
     stages = [stage.model_dump(exclude={"turns"}) for stage in work.plan.stages]
