@@ -18,6 +18,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from weakref import WeakValueDictionary
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from torch import nn
 
 import reslab
 from reslab.errors import InputError, InterruptedRunError
+from reslab.features import extraction
 from reslab.features.extraction import Features, NoRoomError
 from reslab.features.store import FeatureStore
 from reslab.learning import loop
@@ -71,8 +73,9 @@ class Ticking:
 
 @pytest.fixture(autouse=True)
 def few_choose(monkeypatch):
-    """The sets drawn here are small."""
+    """The sets drawn here are small, and no test has what another could not save."""
     monkeypatch.setattr(story, "FEW", 1)
+    monkeypatch.setattr(extraction, "_UNSAVED", WeakValueDictionary())
 
 
 @pytest.fixture

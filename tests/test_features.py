@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
@@ -39,6 +40,7 @@ ENTRY_BYTES = 24  # of the index: a key of 128 bits, a checksum, a mark
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "_UNSAVED", WeakValueDictionary())
     monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "cache"))
 
 
