@@ -110,6 +110,14 @@ def go_on(run, ticking):
     return reslab.resume(run, minutes=MINUTES, quiet=True)
 
 
+def interrupted(followed, at, *given):
+    """What `followed` gives, with a signal before the event of this number."""
+    for number, event in enumerate(followed(*given)):
+        if number == at:
+            os.kill(os.getpid(), signal.SIGINT)
+        yield event
+
+
 def repeat(data, run, out):
     return reslab.train(data, plan=run.path / "plan.toml", out=out, quiet=True)
 
@@ -207,14 +215,7 @@ def test_a_signal_ends_it_with_the_best_so_far_scored_once(
     split_photos, tmp_path, monkeypatch, ticking
 ):
     original = working.followed
-
-    def interrupted(*given):
-        for number, event in enumerate(original(*given)):
-            if number == 6:
-                os.kill(os.getpid(), signal.SIGINT)
-            yield event
-
-    monkeypatch.setattr(working, "followed", interrupted)
+    monkeypatch.setattr(working, "followed", partial(interrupted, original, 6))
     began = time.perf_counter()
     with pytest.raises(InterruptedRunError, match="best model so far, scored"):
         train(split_photos, tmp_path / "run", minutes=60.0)
@@ -273,14 +274,7 @@ def test_a_signal_stops_a_repetition_as_it_would_any_training(
     run = train(split_photos, tmp_path / "run", seed=4)
     assert len(run.info["stages"]) > 1
     original = working.followed
-
-    def interrupted(*given):
-        for number, event in enumerate(original(*given)):
-            if number == 2:
-                os.kill(os.getpid(), signal.SIGINT)
-            yield event
-
-    monkeypatch.setattr(working, "followed", interrupted)
+    monkeypatch.setattr(working, "followed", partial(interrupted, original, 2))
     with pytest.raises(InterruptedRunError, match="the state is saved"):
         repeat(split_photos, run, tmp_path / "again")
     monkeypatch.setattr(working, "followed", original)
@@ -391,11 +385,10 @@ def test_an_optimiser_of_the_users_own_keeps_what_the_recipe_has_of_it(
     assert not any({"optimizer.name", "optimizer.nesterov"} & of.keys() for of in trained)
 
 
-def test_what_a_stage_needs_of_an_optimiser():
-    """A field of the user's own, but where the stage has another optimiser than it is of."""
-    assert "optimizer.nesterov" in ladder._needed(ladder.LATER | {"train_from": "4"}, set())
-    assert not ladder._needed(ladder.WHOLE, {"optimizer.name"})
-    assert "drop_path" in ladder._needed(ladder.LAST_LAYERS | {"train_from": "7"}, {"drop_path"})
+def test_stages_on_cached_features_skip_no_branches():
+    """Of those that the last layers have, perhaps none can be skipped."""
+    assert "drop_path" in ladder._needed(ladder.LAST_LAYERS | {"train_from": "7"})
+    assert not ladder._needed(ladder.WHOLE)
 
 
 @pytest.mark.usefixtures("ticking")

@@ -48,9 +48,9 @@ def write_cleaned(
 ) -> int:
     """Write a list a split, the classes, and why each picture is missing; how many are.
 
-    Classes that are called 1, 2, 3 are left to the lists' labels, which name them all the same.
+    Classes that are called 1, 2, 3 are named by the lists' labels alone.
     named: whether the user named the kinds; see `is_left_out`. Raises InputError where no training
-    picture would be left, or OSError.
+    picture would be left, or none of a class that the lists alone name; OSError.
     """
     gone = [
         one
@@ -60,15 +60,17 @@ def write_cleaned(
     ]
     left_out = {one.row for one in gone if one.row is not None}
     lines: dict[str, list[str]] = {}
+    held: set[int] = set()
     start = real_path(folder)
     for row in range(len(looked)):
         if row not in left_out:
             split, samples, own = looked.place(row)
             lines.setdefault(split, []).append(_line(samples, own, looked.classes, start))
+            held.add(int(samples.labels[own]))
     classes = ("\n".join(looked.classes) + "\n").encode()
     listable = not parse_classes(classes, "classes.txt")[1]
-    told = {line.rpartition("\t")[2] for of in lines.values() for line in of}
-    if not listable and (lost := [repr(name) for name in looked.classes if name not in told]):
+    lost = [repr(name) for index, name in enumerate(looked.classes) if index not in held]
+    if lost and not listable:
         raise InputError(
             f"--write-lists {folder}: classes that are called by numbers stand in the lists alone,"
             " and these would have no picture left; name fewer --kinds:",

@@ -33,10 +33,9 @@ class Table:
             self._parquet = pq.ParquetFile(path, memory_map=True)
             self.schema = self._parquet.schema_arrow
             self.groups = self._parquet.num_row_groups
-        names = self.schema.names
-        if len(set(names)) < len(names):
-            twice = ", ".join(sorted(name for name, count in Counter(names).items() if count > 1))
-            raise InputError(f"{path}: several columns are called {twice}")
+        twice = [name for name, count in Counter(self.schema.names).items() if count > 1]
+        if twice:
+            raise InputError(f"{path}: several columns are called {', '.join(twice)}")
         self.features = _features(self.schema.metadata or {})
         self.image = self._only("pictures", self._image_columns())
 

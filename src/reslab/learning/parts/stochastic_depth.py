@@ -26,9 +26,8 @@ class StochasticDepth(Part):
     def __init__(self, chances: dict[nn.Module, float]) -> None:
         self._drawn: torch.Generator | None = None
         for layer, chance in chances.items():
-            if (
-                layer in _HOOKS
-            ):  # of a training before, which may have ended in the middle of a step
+            # Of a training before, which may have ended in the middle of a step.
+            if layer in _HOOKS:
                 _HOOKS[layer].remove()
             _HOOKS[layer] = layer.register_forward_hook(_Skip(self, chance))
 

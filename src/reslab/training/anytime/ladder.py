@@ -81,10 +81,10 @@ def next_stage(work: Work) -> Stage | None:
         found = _after_head(work) if _solvable(work.base) else _from_scratch(work)
     if found is None:
         return None
-    pinned = set(work.plan.pinned)
-    if "optimizer.name" in pinned:  # then with what the recipe has of it
+    # Nesterov goes with the optimiser: the user's, or the stage's own, which knows none.
+    pinned = set(work.plan.pinned) - _needed(found.fields) - {"optimizer.nesterov"}
+    if "optimizer.name" in pinned:
         pinned.add("optimizer.nesterov")
-    pinned -= _needed(found.fields, pinned)
     kept = {name: value for name, value in found.fields.items() if name not in pinned}
     given_up = sum(stage.diverged for stage in work.plan.stages)
     if given_up:
@@ -93,13 +93,11 @@ def next_stage(work: Work) -> Stage | None:
     return found.model_copy(update={"fields": kept})
 
 
-def _needed(fields: dict[str, Any], pinned: set[str]) -> set[str]:
+def _needed(fields: dict[str, Any]) -> set[str]:
     """What a stage with these fields cannot have otherwise, whoever asked for it."""
     if fields["train_from"] == "head":
         return set(HEAD)
-    found = set(CACHED) if fields.get("features") == "cached" else set()
-    # An optimiser of the stage's own knows no nesterov.
-    return found if "optimizer.name" in pinned else found | {"optimizer.nesterov"}
+    return set(CACHED) if fields.get("features") == "cached" else set()
 
 
 def _solvable(base: Prepared) -> bool:
