@@ -30,6 +30,30 @@ def test_nothing_asked_for_changes_nothing(pixels):
     assert augment(Augmentation(), pixels, (60, 60), DRAWN) is pixels
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("policy", ["none", "trivial-wide"])
+def test_a_picture_is_augmented_alike_by_one_thread_and_by_two(policy):
+    """Who makes a batch, one thread or all, goes by the memory that is free."""
+    rng = np.random.default_rng(0)
+    pixels = torch.from_numpy(rng.integers(0, 256, (12, 3, 224, 224), dtype=np.uint8))
+    names = ["brightness", "contrast", "saturation", "hue"]
+    settings = Augmentation(
+        policy=policy, rotate=10, zoom=0.8, erase=0.5, **dict.fromkeys(names, 0.4)
+    )
+    by_two = augment(settings, pixels, (224, 224), DRAWN)
+    torch.set_num_threads(1)
+    by_one = augment(settings, pixels, (224, 224), DRAWN)
+    assert torch.equal(by_one, by_two)
+
+
 def test_rotation_crop_and_flips_are_torchvisions(pixels, drawn):
     """The publication's geometry: rotate, centre crop, flip both ways; nearest, black corners."""
     settings = Augmentation(resize=60, rotate=45, flip_horizontal=0.5, flip_vertical=0.5)

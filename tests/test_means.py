@@ -26,6 +26,7 @@ from reslab.learning.parts.mixing import Mixing, cut_in
 from reslab.learning.parts.part import Moment
 from reslab.learning.parts.stochastic_depth import StochasticDepth
 from reslab.networks.catalogue import OURS, NetworkSpec, build_network
+from reslab.networks.cutting import cut
 from reslab.networks.model_file import read_tensors
 from reslab.networks.stochastic_depth import mark_branches, marked
 from reslab.pictures import draws
@@ -292,7 +293,8 @@ def test_the_norm_of_all_gradients_is_bounded():
     ("name", "branches"),
     [("small-resnet", 6), ("cifar10-resnet18", 8), ("mnist-resnet", 2), ("mnist-fast", 2),
      ("resnet18", 8), ("resnet50", 16), ("timm:resnet26", 8), ("tf_efficientnet_lite0", 9),
-     ("vit_tiny_patch16_224", 24), ("convnext_atto", 12)],
+     ("vit_tiny_patch16_224", 24), ("convnext_atto", 12), ("seresnet18", 8),
+     ("mobilevitv2_050", 19)],  # its first three shrink or widen, and have no shortcut
 )  # fmt: skip
 def test_every_residual_branch_is_skipped_by_its_depth(name, branches):
     channels, size = OURS[name][1:] if name in OURS else (3, (224, 224))
@@ -301,6 +303,23 @@ def test_every_residual_branch_is_skipped_by_its_depth(name, branches):
     chances = list(marked(network).values())
     assert len(chances) == branches
     assert chances == pytest.approx([0.6 * (n + 1) / branches for n in range(branches)])
+
+
+def test_a_network_is_cut_with_the_branches_that_may_be_skipped():
+    """Where squeeze and excitation, which is followed inside else, ends a branch."""
+    network = build_network(NetworkSpec("seresnet18", 5, 3, (224, 224)), seed=0)
+    for norm in (layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)):
+        nn.init.ones_(norm.weight)  # those of branches' ends begin at nought
+    mark_branches(network, "seresnet18", 0.5)
+    StochasticDepth.of(recipe(drop_path=0.5), network, 5)  # as for a head that is solved first
+    chances = list(marked(network).values())
+    after = cut(network, "layer3").after
+    assert list(marked(after).values()) == chances[4:]
+    part = StochasticDepth.of(recipe(drop_path=0.5), after, 5)
+    x = torch.rand(8, 128, 28, 28)
+    plain = after(x)
+    part.passing(MOMENTS[0])
+    assert not torch.equal(after(x), plain)
 
 
 def test_a_skipped_branch_leaves_the_shortcut_and_the_mean_stays():

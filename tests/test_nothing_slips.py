@@ -351,6 +351,11 @@ def test_a_name_that_is_no_utf8_is_refused_before_the_training(data, run, tmp_pa
     with pytest.raises(InputError, match="not UTF-8"):
         reslab.train(data, out=strange, **SETTINGS)
     assert not os.path.lexists(strange)
+    shutil.copyfile(run.model, strange)
+    pretrained = {"network": "small-resnet", "weights": strange}
+    with pytest.raises(InputError, match=r"--weights .*not UTF-8"):
+        reslab.train(data, out=tmp_path / "r", **SETTINGS | pretrained)
+    assert not (tmp_path / "r").exists()
 
 
 # What a picture may do

@@ -18,9 +18,9 @@ from PIL import Image
 import reslab
 from drawn_pictures import CLASSES, fill
 from reslab.errors import InputError, InterruptedRunError
-from reslab.networks.model_file import load_model
+from reslab.networks.model_file import load_model, read_tensors
 from reslab.recipes.files import load_recipe
-from reslab.training import training
+from reslab.training import session, training
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -180,6 +180,22 @@ def test_a_one_cycle_run_cannot_be_extended(run):
     assert sha(run.path / "run.json") == before
 
 
+def test_best_weights_are_of_an_epoch_that_the_run_has(split_photos, tmp_path, monkeypatch):
+    """Where states are kept rarely: a resume may not come to the same weights once more."""
+    original, kept = session.Session.keep_best, []
+
+    def keep_best(one):
+        kept.append(one.state.progress.epoch)
+        _, header = read_tensors(one.run.last_checkpoint)
+        assert header["progress"]["epoch"] == kept[-1]
+        original(one)
+
+    monkeypatch.setattr(session.Session, "keep_best", keep_best)
+    settings = {"fields": {"checkpoint_every": "5epochs"}, "epochs": 4, "quiet": True}
+    reslab.train(split_photos, out=tmp_path / "r", seed=4, **settings)
+    assert len(kept) > 1
+
+
 def test_changed_data_is_refused_on_resume(tmp_path):
     fill(tmp_path / "d", 10)
     reslab.train(
@@ -192,6 +208,7 @@ def test_changed_data_is_refused_on_resume(tmp_path):
         match=r"(?s)has changed since this run began.*train: 23 pictures where it had 22",
     ):
         reslab.resume(tmp_path / "r", epochs=2, quiet=True)
+    assert "extended_to" not in json.loads((tmp_path / "r" / "run.json").read_text())
 
 
 def test_a_diverging_run_stops_and_keeps_the_last_good_state(split_photos, tmp_path):
@@ -414,6 +431,8 @@ def test_a_full_disk_is_one_message_and_the_last_state_stays(
     said = capfd.readouterr().err
     assert stopped.value.code == 2
     assert "last.safetensors: No space left" in said
+    assert f"go on with: reslab resume {out}" in said
+    assert json.loads((out / "run.json").read_text())["status"] == "failed"
     assert "Traceback" not in said
     monkeypatch.setattr(checkpoint, "write_keeping", original)
     resumed = reslab.resume(out, quiet=True)

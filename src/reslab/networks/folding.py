@@ -10,6 +10,8 @@ from torch import fx, nn
 from torch.func import functional_call
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from reslab.networks.stochastic_depth import is_marked
+
 _FOLDABLE = ("Conv2d", "Conv2dSame")  # timm's pads by itself and is a convolution otherwise
 _CLOSE = 1e-4  # relative; folding rounds, and does no more
 _ALIKE = 1e-2  # relative
@@ -19,7 +21,8 @@ _tracing = threading.Lock()
 
 
 class LayerTracer(fx.Tracer):
-    """Stops at convolutions and batch norms, timm's with an activation inside included.
+    """Stops at convolutions and batch norms, timm's with an activation inside included, and where
+    a residual branch may be skipped.
 
     While torch follows a network it changes how every module of the process is called. So one
     network is followed at a time, and modules that other threads call meanwhile, to train or to
@@ -44,7 +47,7 @@ class LayerTracer(fx.Tracer):
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, nn.BatchNorm2d | nn.Conv2d):
+        if isinstance(m, nn.BatchNorm2d | nn.Conv2d) or is_marked(m):
             return True
         return super().is_leaf_module(m, module_qualified_name)
 

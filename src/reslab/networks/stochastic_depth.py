@@ -32,7 +32,11 @@ def mark_branches(network: nn.Module, name: str, chance: float) -> None:
 
 def marked(network: nn.Module) -> dict[nn.Module, float]:
     """The layers that were marked, with their chances."""
-    return {layer: vars(layer)[_MARK] for layer in network.modules() if _MARK in vars(layer)}
+    return {layer: vars(layer)[_MARK] for layer in network.modules() if is_marked(layer)}
+
+
+def is_marked(layer: nn.Module) -> bool:
+    return _MARK in vars(layer)
 
 
 def _ends(block: nn.Module) -> list[nn.Module]:
@@ -43,13 +47,14 @@ def _ends(block: nn.Module) -> list[nn.Module]:
         return [block.second]
     if isinstance(block, Cifar10Block):
         return [block.body[-1]]
-    if not getattr(block, "has_skip", True):  # an EfficientNet's that changes shape
+    # An EfficientNet's that changes shape, a MobileViT's.
+    if not getattr(block, "has_skip", True) or getattr(block, "shortcut", block) is None:
         return []
     # timm's keep a place for it; its ResNets and torchvision's have none where nothing drops.
     layers = dict(block.named_children())
     places = [layers.get(name) for name in ("drop_path", "drop_path1", "drop_path2")]
-    if found := [place for place in places if isinstance(place, nn.Identity)]:
-        return list(found)
+    if found := [place for place in places if place is not None]:
+        return found
     if "bn2" in layers and hasattr(block, "downsample"):
         return [layers.get("se") or layers.get("bn3") or layers["bn2"]]
     return []

@@ -206,7 +206,8 @@ def adjust_brightness(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 
 def adjust_contrast(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    mean = luma(x).mean(dim=(1, 2, 3), keepdim=True)
+    # Along rows first: what threads do to one large sum depends on their number.
+    mean = luma(x).mean(dim=3, keepdim=True).mean(dim=(1, 2), keepdim=True)
     return (x * factor).add_(mean * (1 - factor)).clamp_(0, 1)
 
 

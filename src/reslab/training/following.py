@@ -35,11 +35,13 @@ def followed(
                 display.step(event)
             draw_preview(session)
             ended = isinstance(event, Milestone)
-            # By the clock a resume may not come to the same milestone again.
-            if clock.due(ended) or (ended and session.stage is not None):
+            best = isinstance(event, Milestone) and event.best
+            # A resume by the clock, or on another number of threads, may not come to the same
+            # milestone again; and best weights are to be of an epoch that the run has.
+            if clock.due(ended) or best or (ended and session.stage is not None):
                 state.refuse_diverged()
                 session.save()
-            if isinstance(event, Milestone) and event.best:
+            if best:
                 # After the state, from which a resume can keep them: see `Session.restore`.
                 session.keep_best()
             yield event

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from reslab.disk import user_path
+from reslab.disk import refuse_unwritable_name, user_path
 from reslab.errors import InputError
 from reslab.networks.catalogue import OURS
 from reslab.networks.pretrained import pretrained_preprocessing
@@ -137,4 +137,6 @@ def with_whole_paths(recipe: Recipe) -> Recipe:
     """The recipe with its weights' whole path: the run may be resumed from another folder."""
     if recipe.weights in ("none", "pretrained"):
         return recipe
-    return recipe.with_fields({"weights": str(user_path(recipe.weights).absolute())})
+    whole = user_path(recipe.weights).absolute()
+    refuse_unwritable_name(whole, "--weights")
+    return recipe.with_fields({"weights": str(whole)})

@@ -1,10 +1,11 @@
 """A run while a process works on it: what the steps of its story hand to each other."""
 
+import errno
 import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,9 +196,11 @@ class Session:
         """Record a run that cannot go on as failed, and keep its best model so far."""
         try:
             yield
-        except (InputError, MemoryError, RuntimeError) as error:
+        except (InputError, MemoryError, RuntimeError, OSError) as error:
             if isinstance(error, InputError):
                 problem = error
+            elif isinstance(error, OSError):
+                raise self._without_room(error) from None
             elif lacks_memory(error):
                 problem = InputError(
                     "there is not enough memory; the last good state is kept. Set a smaller"
@@ -210,3 +213,15 @@ class Session:
                 self.leave_usable()
             self.run.write_info(status="failed", error=str(problem))
             raise problem from None
+
+    def _without_room(self, error: OSError) -> Exception:
+        """What to raise where a file could not be written; of a full disk, with a way out."""
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return error
+        problem = InputError(
+            f"{error.filename or self.run.path}: {error.strerror}; what was saved before is kept."
+            f" Make room, then go on with: reslab resume {self.run.path}"
+        )
+        with suppress(OSError):
+            self.run.write_info(status="failed", error=str(problem))
+        return problem

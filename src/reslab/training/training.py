@@ -233,7 +233,6 @@ def _go_on(
         if epochs is not None and epochs != recipe.epochs:
             refuse_extension(opened, recipe, epochs)
             recipe = recipe.with_fields({"epochs": epochs})
-            opened.write_info(extended_to=epochs)  # before recipe.toml says so
         elif opened.finished and minutes is None:
             further = "; name more --epochs to go further"
             if plan is not None:
@@ -247,6 +246,8 @@ def _go_on(
         with computing_exactly(recipe.parts is not None, device):
             prepared = prepare(pictures, recipe, display.track, fill=plan is None)
             refuse_changed(opened, prepared)
+            if recipe.epochs != opened.recipe().epochs:
+                opened.write_info(extended_to=recipe.epochs)  # before recipe.toml says so
             for difference in differences(opened, device):
                 display.warn(f"{difference}: the result may differ in its last digits")
             if plan is not None:

@@ -41,11 +41,12 @@ class StochasticDepth(Part):
     def gradients(self, network: nn.Module, moment: Moment) -> None:
         self._drawn = None
 
-    def kept(self, count: int, chance: float) -> torch.Tensor | None:
-        """What to multiply the outputs of `count` pictures by (count,); None outside a step."""
+    def skipping(self, out: torch.Tensor, chance: float) -> torch.Tensor:
+        """A branch's output (N, ...), skipped and scaled by picture; as it is outside a step."""
         if self._drawn is None:
-            return None
-        return (torch.rand(count, generator=self._drawn) >= chance).float() / (1 - chance)
+            return out
+        kept = (torch.rand(len(out), generator=self._drawn) >= chance).float() / (1 - chance)
+        return out * kept.to(out.device, out.dtype).view(-1, *[1] * (out.ndim - 1))
 
 
 class _Skip:
@@ -60,7 +61,4 @@ class _Skip:
         return _Skip(StochasticDepth({}), self.chance)
 
     def __call__(self, layer: nn.Module, given: object, out: torch.Tensor) -> torch.Tensor:
-        factors = self.part.kept(len(out), self.chance)
-        if factors is None:
-            return out
-        return out * factors.to(out.device, out.dtype).view(-1, *[1] * (out.ndim - 1))
+        return self.part.skipping(out, self.chance)
