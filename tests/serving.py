@@ -70,15 +70,17 @@ def multipart(parts, name="pictures", boundary="a-boundary"):
 
 
 @contextmanager
-def served(model, limits=None, unknown_below=None, **access):
-    """A `Served` of a model's file or Classifier; everything is ended with the block."""
+def served(model, limits=None, unknown_below=None, at="127.0.0.1", host="127.0.0.1", **access):
+    """A `Served` of a model's file or Classifier; everything is ended with the block.
+
+    at: the address of this machine on which it listens, as if it were asked to by `host`.
+    """
     limits = limits or Limits()
     classifier = model if isinstance(model, reslab.Classifier) else reslab.Classifier.load(model)
     metrics = Metrics()
     desk = Desk(classifier, limits, metrics)
-    access = access_of("127.0.0.1", **access)
-    app = create_app(Service(classifier, desk, access, unknown_below))
-    listening = socket.create_server(("127.0.0.1", 0))
+    app = create_app(Service(classifier, desk, access_of(host, **access), unknown_below))
+    listening = socket.create_server((at, 0))
     port = listening.getsockname()[1]
     begun = threading.Event()
     server = make_server(app, "127.0.0.1", port, limits, metrics, lambda port: begun.set())

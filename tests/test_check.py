@@ -409,6 +409,44 @@ def test_of_a_clear_majority_the_others_are_named(tmp_path):
     assert (row["path"], row["suggested"]) == (f"{CLASSES[1]}/3.jpg", CLASSES[0])
 
 
+@pytest.mark.parametrize("near", [False, True])
+def test_of_a_clear_majority_one_is_kept(tmp_path, near):
+    """Though a copy of another label is the first, and the largest."""
+    folder = tmp_path / "most"
+    for number, label in enumerate((0, 1, 1)):
+        place = folder / CLASSES[label]
+        place.mkdir(parents=True, exist_ok=True)
+        size = (96, 72) if near and number else scene(0).size
+        jpeg(place / f"{number}.jpg", scene(0).resize(size))
+    for number in range(1, 9):
+        jpeg(folder / CLASSES[number % 2] / f"other{number}.jpg", scene(number))
+    lists = tmp_path / "lists"
+    reslab.check(folder, out=tmp_path / "out", write_lists=lists, quiet=True)
+    kept = (lists / "train.txt").read_text("utf-8").splitlines()
+    copies = [line for line in kept if "other" not in line]
+    assert [line.rpartition("/")[2] for line in copies] == ["1.jpg 1"]
+
+
+def test_a_habit_of_folders_is_not_that_of_the_classes_own(tmp_path):
+    """Nested folders are no shortcut; one above those of the classes is."""
+    for number in range(24):
+        label = CLASSES[number % 2]
+        for root in ("nested", "sites"):
+            session = f"session{number // 12}"
+            place = tmp_path / root / (f"{label}/{session}" if root == "nested" else f"{label}1")
+            if root == "sites":
+                place = place / label
+            place.mkdir(parents=True, exist_ok=True)
+            jpeg(place / f"{number}.jpg", scene(number))
+    for root, expected in (("nested", []), ("sites", sorted(CLASSES[:2]))):
+        paths = sorted((tmp_path / root).rglob("*.jpg"))
+        lines = [f"{path.relative_to(tmp_path)} {CLASSES[int(path.stem) % 2]}" for path in paths]
+        (tmp_path / f"{root}.txt").write_text("\n".join(lines) + "\n")
+        found = reslab.check(tmp_path / f"{root}.txt", out=tmp_path / f"of-{root}", quiet=True)
+        habits = [issue for issue in found.issues if issue.finding == "habit_folder"]
+        assert sorted(issue.label for issue in habits) == expected, root
+
+
 def test_a_path_that_stands_twice_loses_one(tmp_path):
     for number in range(6):
         jpeg(tmp_path / f"{number}.jpg", scene(number))

@@ -82,6 +82,34 @@ def test_compare_says_what_differs_and_by_how_much(run, other, capsys, monkeypat
     assert "epochs" in said
 
 
+def test_what_pictures_runs_learned_from_is_a_difference_too(run, other, tmp_path):
+    """As after `--without`: their recipes and their test pictures are the same."""
+    shutil.copytree(other.path, tmp_path / "fewer")
+    fewer = open_run(tmp_path / "fewer")
+    counts = fewer.info["counts"] | {"train": 60}
+    gone = [f"{number}.png" for number in range(5)]
+    fewer.write_info(counts=counts, without=gone, fingerprint="of others", data="photos")
+    assert reslab.compare([other.path, fewer.path]).differences == {
+        "data": (other.info["data"], "photos"),
+        "fingerprint": (other.info["fingerprint"], "of others"),
+        "counts.train": (65, 60),
+        "without": (0, 5),
+    }
+
+
+def test_samples_of_the_test_pictures_are_not_paired_by_place(other, tmp_path):
+    for name in ("one", "two"):
+        shutil.copytree(other.path, tmp_path / name)
+        table = tmp_path / name / "predictions.csv"
+        table.write_text(table.read_text("utf-8").replace(".png", f"-{name}.png"), "utf-8")
+    reslab.compare([tmp_path / "one", tmp_path / "two"])  # files that were renamed
+    for name in ("one", "two"):
+        sampled = open_run(tmp_path / name)
+        sampled.write_info(test=sampled.test | {"of": 100})
+    with pytest.raises(InputError, match="was not scored on the test pictures"):
+        reslab.compare([tmp_path / "one", tmp_path / "two"])
+
+
 def test_other_test_pictures_are_refused(run, other, tmp_path):
     fill(tmp_path / "d" / "train", 12)
     fill(tmp_path / "d" / "test", 8, start=300)
@@ -99,9 +127,10 @@ def test_other_test_pictures_are_refused(run, other, tmp_path):
     (foreign.path / "predictions.csv").write_bytes(b"".join(cut[:-1]))
     with pytest.raises(InputError, match=r"23 rows, \d+ of them right, where run\.json counts 24"):
         reslab.compare([foreign.path, foreign.path])
-    (foreign.path / "predictions.csv").write_bytes(b"".join([*cut[:3], b"a,b,c,d\n"]))
-    with pytest.raises(InputError, match=r"predictions\.csv:4: no row"):
-        reslab.compare([foreign.path, foreign.path])
+    for damage in (b"a,b,c,d\n", b'"' + b"x" * 200_000):  # longer than a field may be
+        (foreign.path / "predictions.csv").write_bytes(b"".join([*cut[:3], damage]))
+        with pytest.raises(InputError, match=r"predictions\.csv:4: no row"):
+            reslab.compare([foreign.path, foreign.path])
 
 
 def test_a_table_that_was_sorted_since_is_put_in_order(run, other, tmp_path):

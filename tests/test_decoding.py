@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from reslab.pictures import decoding
 from reslab.pictures.decoding import UnreadablePictureError, decode, with_channels
 from reslab.pictures.preprocessing import Preprocessing
 
@@ -112,6 +113,18 @@ def test_a_picture_of_absurd_size_is_refused(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(UnreadablePictureError, match="too large"):
         decode(encoded(Image.new("L", (50, 50))), 1)
+
+
+def test_a_large_progressive_jpeg_is_refused_however_small_it_is_wanted(monkeypatch):
+    """Its coefficients are held at full size."""
+    plain, progressive = (
+        encoded(Image.fromarray(rgb((80, 80))), "JPEG", progressive=one) for one in (False, True)
+    )
+    assert decode(progressive, 3, 10).shape == (3, 10, 10)
+    monkeypatch.setattr(decoding, "LARGEST", 3000)
+    assert decode(plain, 3, 10).shape == (3, 10, 10)
+    with pytest.raises(UnreadablePictureError, match="progressive, 80 x 80"):
+        decode(progressive, 3, 10)
 
 
 def test_luma_of_a_batch_is_pillows():

@@ -9,6 +9,7 @@ import pytest
 import reslab
 from browser import axe_findings, chromium, opened
 from drawn_pictures import CLASSES
+from reslab.using.tables import is_prediction_table
 from serving import served
 
 PHONE = {"width": 390, "height": 844}
@@ -133,6 +134,7 @@ def test_several_pictures_are_a_table_that_can_be_saved(browser, server, split_p
         assert "1 of them cannot be read" in page.inner_text("#status")
         with page.expect_download() as download:
             page.click("#save")
+        assert is_prediction_table(download.value.path().read_bytes())
         text = download.value.path().read_text("utf-8-sig")
         rows = list(csv.DictReader(io.StringIO(text)))
         assert [row["path"] for row in rows] == [path.name for path in paths]

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -227,6 +228,12 @@ def test_packed_pictures_are_predicted_where_they_lie(run, many, tmp_path, form)
         with tarfile.open(packs[1], "w") as shard:
             for name, data, kind in rows[30:]:
                 add(shard, f"{kind}/{name}", data)
+                add(shard, f"{kind}/{name}.txt", b"a caption")
+            add(shard, "bird/strange.img", rows[30][1])
+    for _ in range(2):  # what is known of a file by then is told all the same
+        notes = expand([str(tmp_path / "packed")], packed=True).notes
+        beside = f"{packs[1]}: 1 file (bird/strange.img) not pictures by their names: not used"
+        assert notes == ((beside,) if form == "shards" else ())
     found = reslab.predict(run.path, tmp_path / "packed", out=tmp_path / "o", **QUIET)
     assert (found.pictures, found.unreadable) == (60, 1)
     known = Predictor(run.path, "cpu")
@@ -374,6 +381,29 @@ def test_a_listing_is_what_the_folders_hold(many, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path / place)
         digests.add(expand(["photos"]).digest())
     assert len(digests) == 2
+
+
+@pytest.mark.parametrize("words", [
+    ["explain", "RUN", "."],
+    ["predict", "RUN", ".", "--copy-to", "sorted"],
+    ["predict", "RUN", ".", "--out", "tables", "--format", "parquet"],
+])  # fmt: skip
+def test_results_in_the_folder_of_pictures_are_none_of_them(
+    run, tmp_path, capsys, monkeypatch, words
+):
+    """The second time: the same command goes on, or does the same again."""
+    if "parquet" in words:
+        pytest.importorskip("pyarrow")
+    fill(tmp_path, 2)
+    monkeypatch.chdir(tmp_path)
+    count = len(expand(["."]))
+    words = [str(run.path) if word == "RUN" else word for word in words]
+    for _ in range(2):
+        monkeypatch.setattr(sys, "argv", ["reslab", *words, "--json"])
+        with suppress(SystemExit):
+            main()
+        said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert (said[0]["pictures"] if "parquet" in words else len(said)) == count
 
 
 def test_what_a_folder_holds_beside_pictures_is_told(run, many, tmp_path, capsys, monkeypatch):

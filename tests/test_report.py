@@ -18,6 +18,7 @@ from drawn_pictures import fill, picture
 from reslab.cli import main
 from reslab.errors import InputError
 from reslab.judging.metrics import confusion_of
+from reslab.reporting.charts import percent_axis
 from reslab.reporting.comparison import compare
 from reslab.reporting.content import command_of, gather
 from reslab.reporting.page import report_page
@@ -305,6 +306,27 @@ def test_what_cannot_be_reported_is_told(run, split_photos, tmp_path):
     old.write_info(test=test)
     with pytest.raises(InputError, match=r"trained by reslab 0\.1\.0"):
         reslab.report([old.path], quiet=True)
+
+
+def test_a_validation_that_could_not_be_judged_again_is_not_called_absent(run, tmp_path):
+    """As at the end of a run by the clock on a machine that became slow."""
+    shutil.copytree(run.path, tmp_path / "slow")
+    slow = open_run(tmp_path / "slow")
+    slow.write_info(validation=None)
+    page = reslab.report([slow.path], quiet=True).read_text("utf-8")
+    assert "there was no time to judge the validation" in page
+    assert "Without a validation split" not in page
+    assert "without a validation split" not in page
+    assert '<span class="key validation">' in page
+
+
+@pytest.mark.parametrize("low", [0.9, 0.9933, 0.9977, 0.9993, 0.99971])
+def test_marks_of_an_axis_say_different_things(low):
+    axis = percent_axis("accuracy", low, 1.0)
+    marks = [axis.written(tick) for tick in axis.ticks]
+    assert len(set(marks)) == len(marks)
+    for tick, mark in zip(axis.ticks, marks, strict=True):
+        assert float(mark.removesuffix(" %")) == pytest.approx(100 * tick, abs=1e-9)
 
 
 def test_tensorboard_is_given_the_history(split_photos, tmp_path):

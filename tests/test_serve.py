@@ -25,9 +25,11 @@ from PIL import Image
 
 import reslab
 from reslab.cli import run_command
+from reslab.using.serving import app
 from reslab.using.serving.access import access_of
 from reslab.using.serving.limits import Limits
-from reslab.using.serving.server import Connection
+from reslab.using.serving.metrics import Metrics
+from reslab.using.serving.server import Connection, make_server
 from serving import multipart, served
 
 CLOSE = 1e-5
@@ -337,6 +339,61 @@ def test_what_a_form_may_hold(strict, pictures):
     assert strict.desk.held == 0
 
 
+def test_a_sender_may_take_its_time_as_long_as_it_sends(run, pictures):
+    """Photos of a phone by a slow network: many times as long as a silent one is waited for."""
+    data = pictures[0] + bytes(300_000)
+    with served(run.path, Limits(read_seconds=0.4)) as server:
+        with socket.create_connection(("127.0.0.1", server.port), 10) as opened:
+            opened.sendall(head(len(data)))
+            started = time.monotonic()
+            for start in range(0, len(data), 20_000):
+                time.sleep(0.08)
+                opened.sendall(data[start : start + 20_000])
+            assert time.monotonic() - started > 2 * 0.4
+            assert opened.recv(65536).startswith(b"HTTP/1.1 200")
+        with socket.create_connection(("127.0.0.1", server.port), 10) as opened:
+            opened.sendall(head(len(data)) + data[:20_000])
+            assert opened.recv(65536).startswith(b"HTTP/1.1 408")
+
+
+def test_an_explanation_is_drawn_before_its_deadline_or_not_waited_for(run, pictures, monkeypatch):
+    monkeypatch.setattr(app, "marked_picture", lambda *given: time.sleep(3))
+    with served(run.path, Limits(deadline=0.5)) as server:
+        started = time.monotonic()
+        status, _ = server.json("POST", "/explain", pictures[0])
+        assert status == 504
+        assert time.monotonic() - started < 2.5
+        assert server.desk.metrics.answered == 0
+
+
+def test_who_asks_whether_it_is_ready_is_not_counted_as_refused(server, monkeypatch):
+    monkeypatch.setattr(server.desk, "_places", 10**6)
+    before = server.desk.metrics.refused["full"]
+    assert server.json("GET", "/readyz") == (503, {"ready": False})
+    assert server.desk.metrics.refused["full"] == before
+
+
+def test_what_may_take_long_is_not_cut_off_at_the_end():
+    server = make_server(None, "127.0.0.1", 0, Limits(deadline=120), Metrics())
+    assert server.config.timeout_graceful_shutdown > 120
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there all of 127.0.0.0/8 is this machine")
+def test_a_server_on_all_addresses_goes_by_the_one_it_is_reached_at(run):
+    with served(run.path, at="127.0.0.2", host="0.0.0.0", open_=True) as server:
+
+        def status(host):
+            connection = http.client.HTTPConnection("127.0.0.2", server.port, timeout=30)
+            with closing(connection):
+                connection.request("GET", "/model", headers={"Host": host})
+                return connection.getresponse().status
+
+        for host in ("127.0.0.2", f"127.0.0.2:{server.port}", "[::ffff:127.0.0.2]", "localhost"):
+            assert status(host) == 200, host
+        for host in ("10.0.0.1", "0.0.0.0", "127.0.0.2.example", "stranger.example"):
+            assert status(host) == 421, host
+
+
 def test_a_bomb_is_no_picture(strict):
     started = time.monotonic()
     status, found = strict.json("POST", "/predict", bomb())
@@ -612,7 +669,8 @@ def test_other_machines_may_ask_only_where_that_is_said(tmp_path):
             access_of("127.0.0.1", token_file=str(tmp_path / name))
     with pytest.raises(reslab.InputError, match="give one of them"):
         access_of("0.0.0.0", token_file=str(good), open_=True)
-    for name in ("*", "", "http://a", "a/b"):
+    assert "xn--fsqu00a.example" in access_of("127.0.0.1", ["例子.example"]).hosts
+    for name in ("*", "", "http://a", "a/b", "a.example:8443", "[::1]:80", "a..b"):
         with pytest.raises(reslab.InputError, match="--allow-host"):
             access_of("127.0.0.1", [name])
 

@@ -1,6 +1,6 @@
 """Copies, leaks between splits, and copies whose labels disagree."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,11 +39,20 @@ def copies_in(looked: Looked) -> tuple[list[Issue], np.ndarray]:
     flat = Samples(names, looked.labels, keys=looked.keys)
     pairs = near_pairs(flat, looked.thumbs)
     groups = groups_of(flat, pairs)
-    contents, content_of = _contents(looked, pairs)
+    outvoted = _outvoted(looked, groups)
+
+    def worse(row: int) -> tuple[int, bool, int, int]:
+        """Sorts what is best kept first: what is judged by, a label that most copies have, then
+        the largest picture."""
+        look = looked.looks[row]
+        area = int(look["width"]) * int(look["height"])
+        return _KEPT_FIRST.index(looked.split(row)), bool(outvoted[row]), -area, row
+
+    contents, content_of = _contents(looked, pairs, worse)
     found: list[Issue] = []
     for members in _groups(groups):
         inside = list(dict.fromkeys(content_of[row] for row in members))
-        keeper = min(inside, key=lambda content: _worse(looked, contents[content].rows[0]))
+        keeper = min(inside, key=lambda content: worse(contents[content].rows[0]))
         for number in inside:
             found += _copies(looked, contents, number, keeper)
             found += _leaks(looked, contents, number)
@@ -60,11 +69,24 @@ def copies_in(looked: Looked) -> tuple[list[Issue], np.ndarray]:
     return found, groups
 
 
-def _contents(looked: Looked, pairs: Pairs) -> tuple[list[_Content], list[int]]:
+def _outvoted(looked: Looked, groups: np.ndarray) -> np.ndarray:
+    """Which pictures (N,) have another label than the clear majority of their copies."""
+    found = np.zeros(len(looked), dtype=bool)
+    for members in _groups(groups):
+        labels = looked.labels[members]
+        counts = np.bincount(labels)
+        if (counts == counts.max()).sum() == 1:
+            found[members] = labels != counts.argmax()
+    return found
+
+
+def _contents(
+    looked: Looked, pairs: Pairs, worse: Callable[[int], tuple[int, ...]]
+) -> tuple[list[_Content], list[int]]:
     """All contents, and the number of each picture's own."""
     _, same = np.unique(looked.keys, return_inverse=True)
     contents = [_Content([]) for _ in range(int(same.max()) + 1)]
-    for row in sorted(range(len(looked)), key=lambda row: _worse(looked, row)):
+    for row in sorted(range(len(looked)), key=worse):
         contents[same[row]].rows.append(row)
     for one, other, score in zip(
         pairs.first.tolist(), pairs.second.tolist(), pairs.share.tolist(), strict=True
@@ -83,13 +105,6 @@ def _groups(numbers: np.ndarray) -> Iterator[list[int]]:
     for rows in np.split(order, starts[1:]):
         if len(rows) > 1:
             yield rows.tolist()
-
-
-def _worse(looked: Looked, row: int) -> tuple[int, int, int]:
-    """Sorts what is best kept first: what is judged by, then the largest picture."""
-    look = looked.looks[row]
-    area = int(look["width"]) * int(look["height"])
-    return _KEPT_FIRST.index(looked.split(row)), -area, row
 
 
 def _copies(looked: Looked, contents: list[_Content], number: int, keeper: int) -> Iterator[Issue]:

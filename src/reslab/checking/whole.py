@@ -122,8 +122,10 @@ def _camera(looked: Looked, row: int) -> Seen:
 
 
 def _folder(looked: Looked, row: int) -> Seen:
-    """The folder above that of the file, which may be its class's own."""
-    above = "/".join(looked.path(row).replace("\\", "/").split("/")[:-2])
+    """The folder above that of its class, or of the file where none is called as that."""
+    folders = looked.path(row).replace("\\", "/").split("/")[:-1]
+    own = looked.classes[looked.labels[row]]
+    above = "/".join(folders[: folders.index(own) if own in folders else -1])
     return ("folder", above) if above else ("", "")
 
 

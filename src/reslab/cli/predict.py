@@ -94,13 +94,14 @@ def _one_by_one(
     table = None if csv is None else user_path(csv)
     if table is not None:
         refuse_foreign(table, "--csv", is_prediction_table, "a table of predictions")
-    paths = expand(pictures)
+    paths = expand(pictures, without=None if copy_to is None else user_path(copy_to))
     for note in paths.notes:
         print(f"note: {note}", file=sys.stderr)
     classifier = Classifier.load(model, device)
     asked = classifier.asked(**told)
     target = None if copy_to is None else refuse_unsortable(copy_to, classifier.classes)
     rows: list[Any] = []
+    uncopied: list[str] = []
     for path, found in zip(paths, classifier.stream(paths, asked), strict=True):
         rows.append(found if table is not None or isinstance(found, InputError) else None)
         if isinstance(found, InputError):
@@ -109,7 +110,7 @@ def _one_by_one(
             try:
                 copy_into_class(path, found.label, target)
             except OSError as error:
-                rows[-1] = InputError(f"{found.path}: cannot be copied ({error.strerror})")
+                uncopied.append(f"{found.path}: {error.strerror or error}")
         show = partial(print_json, found.as_dict()) if json else partial(print_prediction, found)
         if table is None and target is None:
             show()
@@ -118,6 +119,12 @@ def _one_by_one(
     if table is not None:
         write_table(table, paths, rows, told["top"])
     problems = [str(row) for row in rows if isinstance(row, InputError)]
+    if uncopied:
+        raise InputError(
+            f"of {len(paths)} picture(s) {len(problems)} cannot be read and {len(uncopied)} not be"
+            " copied:",
+            problems + uncopied,
+        )
     if problems:
         raise InputError(f"{len(problems)} of {len(paths)} picture(s) cannot be read:", problems)
 

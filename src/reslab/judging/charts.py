@@ -113,7 +113,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str) ->
                 axis.invert_xaxis()
             if axis.get_legend_handles_labels()[0]:
                 axis.legend()
-        axes[1].yaxis.set_major_formatter("{x:.3g}")
+        axes[1].yaxis.set_major_formatter("{x:.5g}")
         figure.suptitle(_literal(title))
         _save(figure, path)
 

@@ -50,14 +50,16 @@ def read_predictions(path: Path, classes: tuple[str, ...]) -> list[tuple[str, st
     rows = csv.reader(io.StringIO(text, newline=""))
     if tuple(next(rows, ())) != HEADER:
         raise InputError(f"{path}:1: no table of predictions ({','.join(HEADER)})")
-    found = []
-    for row in rows:
+    found: list[tuple[str, str, str, float]] = []
+    while True:
         try:
+            row = next(rows, None)
+            if row is None:
+                return found
             name, label, prediction, probability = row
             known = label in classes and prediction in classes
             found.append((name, label, prediction, float(probability)))
-        except ValueError:
+        except (ValueError, csv.Error):
             known = False
         if not known:
             raise InputError(f"{path}:{rows.line_num}: no row of this run's predictions")
-    return found

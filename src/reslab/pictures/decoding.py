@@ -66,6 +66,12 @@ def examine(data: bytes, channels: int, least: int | None = None) -> tuple[torch
                     f" {opened.width} x {opened.height} pixels"
                 )
             sides = opened.size
+            if opened.info.get("progressive") and opened.width * opened.height > 2 * LARGEST:
+                # However small it is drawn, all of its coefficients are held.
+                raise UnreadablePictureError(
+                    f"too large to decode safely: progressive, {opened.width} x {opened.height}"
+                    " pixels"
+                )
             if least is not None:
                 opened.draft(opened.mode, (least, least))
             if opened.width * opened.height * (1 + _is_transparent(opened)) > LARGEST:

@@ -90,6 +90,8 @@ def packed_entries(
 class Packed(ABC):
     """Files that hold pictures, as the files they hold."""
 
+    others = ""  # what they hold beside, as a note names it
+
     def __init__(
         self,
         location: Path,
@@ -162,9 +164,16 @@ def in_order(found: Iterable[tuple[str, Place]]) -> tuple[Names, np.ndarray]:
     return names.names(), np.array(places, np.int64).reshape(-1, 2)
 
 
-def unlabelled(kind: type[Packed], path: Path, names: Names, places: np.ndarray) -> Packed:
-    """The pictures of one file, called and placed so; what else it tells of them is left."""
-    return kind(path.parent, [path], names, np.zeros(len(names), np.int32), places)
+def unlabelled(
+    kind: type[Packed], path: Path, names: Names, places: np.ndarray, others: str = ""
+) -> Packed:
+    """The pictures of one file, called and placed so; what else it tells of them is left.
+
+    others: what it holds beside, as a note names it.
+    """
+    found = kind(path.parent, [path], names, np.zeros(len(names), np.int32), places)
+    found.others = others
+    return found
 
 
 def split_of(path: PurePosixPath) -> str:

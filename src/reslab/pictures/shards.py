@@ -19,7 +19,7 @@ from reslab.disk import open_regular
 from reslab.errors import InputError
 from reslab.pictures.arrays import keep_arrays, kept_arrays
 from reslab.pictures.cache import cache_folder
-from reslab.pictures.files import is_hidden, is_picture_name, stays_inside
+from reslab.pictures.files import is_hidden, is_picture_name, some_files, stays_inside
 from reslab.pictures.lists import LABEL_COLUMNS
 from reslab.pictures.names import Names
 from reslab.pictures.packed import (
@@ -34,6 +34,7 @@ from reslab.pictures.packed import (
 
 FORMAT = 1
 LARGEST_LABEL = 1 << 20  # bytes of a member that tells a label
+_BESIDE = (".cls", ".json", ".txt")  # what shards tell of their pictures
 _SLACK = 1 << 24  # bytes after a shard's end that are looked at
 
 
@@ -84,23 +85,27 @@ def unlabelled_shard(path: Path) -> Packed:
 
     Raises InputError.
     """
-    kept = _place("unlabelled", [path])
+    kept = _place("pictures", [path])
     known = kept_arrays(kept, FORMAT)
     if known is not None:
-        return unlabelled(Shards, path, Names(known[1]["paths"]), known[1]["places"])
+        paths, places = Names(known[1]["paths"]), known[1]["places"]
+        return unlabelled(Shards, path, paths, places, known[0]["others"])
     wrong: list[str] = []
     pictures: list[tuple[str, Place]] = []
+    others: list[str] = []
     with _readable(path, wrong), open_regular(path) as file:
-        pictures += [
-            (member.name, (member.offset, member.size))
-            for member in _members(file, path, wrong)
-            if is_picture_name(member.name)
-        ]
+        for member in _members(file, path, wrong):
+            if is_picture_name(member.name):
+                pictures.append((member.name, (member.offset, member.size)))
+            elif not member.name.lower().endswith(_BESIDE):
+                others.append(member.name)
     if wrong:
         raise InputError(f"{path}: {len(wrong):,} problem(s) in what is packed:", wrong)
     names, places = in_order(pictures)
-    keep_arrays(kept, {"paths": names.text(), "places": places}, {"format": FORMAT})
-    return unlabelled(Shards, path, names, places)
+    told = some_files(others) if others else ""
+    header = {"format": FORMAT, "others": told}
+    keep_arrays(kept, {"paths": names.text(), "places": places}, header)
+    return unlabelled(Shards, path, names, places, told)
 
 
 def _place(kind: str, files: Sequence[Path]) -> Path:

@@ -71,7 +71,7 @@ def chart(series: Sequence[Series], x: Axis, y: Axis, label: str, *, diagonal: b
 
 def percent_axis(name: str, low: float = 0.0, high: float = 1.0) -> Axis:
     """An axis of shares."""
-    return Axis(low, high, nice_ticks(low, high), name, lambda value: f"{100 * value:.3g} %")
+    return Axis(low, high, nice_ticks(low, high), name, lambda value: f"{100 * value:.5g} %")
 
 
 def number_axis(name: str, values: Sequence[float], *, whole: bool = False) -> Axis:

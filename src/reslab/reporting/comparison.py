@@ -17,6 +17,7 @@ _SCORES = (
     "n", "accuracy", "accuracy_interval", "loss", "top5_accuracy", "balanced_accuracy", "macro_f1",
     "expected_calibration_error", "brier_score",
 )  # fmt: skip
+_FACTS = "data", "fingerprint", "minutes", "device_name", "threads"  # of a run, beside its recipe
 _LEAST = 6  # pictures that one alone got right, below which no share of them says anything
 _LIKELY = 0.05  # a p value below it is called more than luck
 
@@ -58,7 +59,8 @@ class Pair:
 class Comparison:
     """Runs in the order given, every pair of them, and what differs.
 
-    differences: field of the recipe, or fact of the run, to its value in each run.
+    differences: field of the recipe, or fact of the run, to its value in each run; of pictures
+        that a run went `without`, or that were `left_out`, how many.
     """
 
     runs: tuple[Run, ...]
@@ -123,6 +125,8 @@ def _right_answers(runs: Sequence[Run]) -> list[np.ndarray]:
     # Tables may have been sorted since; a picture is known by its path, or else by its place.
     by_name = [sorted(rows, key=lambda row: row[:2]) for rows in tables]
     if any([row[:2] for row in rows] != [row[:2] for row in by_name[0]] for rows in by_name):
+        if any("of" in run.test for run in runs):  # samples, each drawn by its run's seed
+            raise _not_comparable(runs[-1], first)
         # Files that were renamed: the very contents in the very order, or nothing.
         for run, rows in zip(runs, tables, strict=True):
             known = run.info.get("arrangement", {}).get("test") is not None
@@ -148,16 +152,18 @@ def _table(run: Run) -> list[tuple[str, str, bool]]:
 
 def _not_comparable(run: Run, first: Run) -> InputError:
     return InputError(
-        f"{run.path}: was not scored on the test pictures of {first.path}, or its record does not"
-        " show it, so a difference would say nothing of the networks; score both on one set with"
-        " `reslab evaluate`"
+        f"{run.path}: was not scored on the test pictures of {first.path} in their order, or its"
+        " record does not show it, so a difference would say nothing of the networks;"
+        " score both on one set with `reslab evaluate`"
     )
 
 
 def _differences(runs: Sequence[Run]) -> dict[str, tuple[Any, ...]]:
     tables = [
         run.recipe().by_dotted_name()
-        | {name: run.info.get(name) for name in ("device_name", "threads")}
+        | {name: run.info.get(name) for name in _FACTS}
+        | {f"counts.{split}": run.info["counts"].get(split) for split in ("train", "validation")}
+        | {name: len(run.info.get(name, ())) for name in ("without", "left_out")}
         | {f"versions.{name}": value for name, value in run.info["versions"].items()}
         for run in runs
     ]

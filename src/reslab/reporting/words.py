@@ -183,7 +183,7 @@ _TEXTS: dict[str, tuple[str, str]] = CHECK_TEXTS | {
     "pairs": ("Most confused", "最常混淆"),
     "pairs_times": ("times", "次数"),
     "pairs_share": ("share of the class", "占该类的比例"),
-    "no_mistakes": ("No test picture was named wrongly.", "测试图片全部认对。"),
+    "no_mistakes": ("No picture was named wrongly.", "图片全部认对。"),
     "classes": ("Class by class", "逐类结果"),
     "classes_help": (
         "Precision: of the pictures that were called so, how many are. Recall: of those that are,"
@@ -219,6 +219,11 @@ _TEXTS: dict[str, tuple[str, str]] = CHECK_TEXTS | {
         "They are shown as the network gives them: the validation split did not clearly call for"
         " another temperature.",
         "概率按网络原样给出，未做校准：验证集没有明确显示需要调整温度。",
+    ),
+    "temperature_no_time": (
+        "They are shown as the network gives them: there was no time to judge the validation"
+        " pictures once more and fit a temperature.",
+        "概率按网络原样给出，未做校准：时间不够，没能再次评估验证图片来拟合温度。",
     ),
     "temperature_none": (
         "They are shown as the network gives them: without a validation split nothing could be"

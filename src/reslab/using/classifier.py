@@ -1,6 +1,7 @@
 """A trained model at work: pictures in, classes and probabilities out."""
 
 import copy
+import re
 import threading
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -115,7 +116,12 @@ class Classifier:
             raise InputError(f"{type(pictures).__name__} is no picture; {_TAKEN}")
         # mypy does not follow `one` to what `pictures` then is.
         results = list(self.stream([pictures] if one else pictures, asked))  # type: ignore[arg-type,list-item]
-        problems = [str(result) for result in results if isinstance(result, InputError)]
+        # What has no name is told by its place.
+        problems = [
+            str(result) if one else re.sub("^picture:", f"picture {place}:", str(result))
+            for place, result in enumerate(results, 1)
+            if isinstance(result, InputError)
+        ]
         if problems:
             raise InputError(f"{len(problems)} picture(s) cannot be read:", problems)
         found = [result for result in results if isinstance(result, Prediction)]

@@ -51,7 +51,7 @@ def explain_pictures(
     bottom, of the picture's pixels) and png; an InputError where a picture cannot be explained.
     Raises InputError if nothing can.
     """
-    paths = expand(pictures)
+    paths = expand(pictures, without=None if out is None else user_path(out))
     for note in paths.notes:
         Display().warn(note)
     classifier = Classifier.load(model, device)

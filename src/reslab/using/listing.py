@@ -7,7 +7,7 @@ from itertools import accumulate, groupby
 from pathlib import Path
 from typing import NamedTuple, overload
 
-from reslab.disk import expanded, user_path
+from reslab.disk import expanded, real_path, user_path
 from reslab.errors import InputError
 from reslab.pictures.files import Folder, is_picture_name, printable, some_files
 from reslab.pictures.names import Names
@@ -83,12 +83,13 @@ class Listing(Sequence[str]):
         return found.hexdigest()
 
 
-def expand(paths: Sequence[str], *, packed: bool = False) -> Listing:
+def expand(paths: Sequence[str], *, packed: bool = False, without: Path | None = None) -> Listing:
     """Files as named, and the pictures of each named folder in its place, sorted.
 
     packed: look into tar shards and Parquet files too, which may be named by braces, and into a
-    folder of them. Raises InputError naming every path that does not exist and every folder
-    without pictures.
+    folder of them. without: a folder that results go into, which may lie in one of these: what it
+    holds by now is no picture to predict.
+    Raises InputError naming every path that does not exist and every folder without pictures.
     """
     parts: list[Part] = []
     problems: list[str] = []
@@ -97,9 +98,10 @@ def expand(paths: Sequence[str], *, packed: bool = False) -> Listing:
     for name in named:
         path = user_path(name)
         if path.is_dir():
-            parts += _inside(name.rstrip("/"), path, problems, notes, packed=packed)
+            held = _files_in(path, without)
+            parts += _inside(name.rstrip("/"), held, problems, notes, packed=packed)
         elif packed and is_pack(name) and path.is_file():
-            parts.append(_packed(name, problems))
+            parts.append(_packed(name, problems, notes))
         elif path.exists():
             parts.append(Part("", (name if path == Path(name) else str(path),)))
         else:
@@ -116,11 +118,20 @@ def _braces(name: str) -> list[str]:
     return [name] if len(found) == 1 else [str(path) for path in found]
 
 
-def _inside(
-    name: str, folder: Path, problems: list[str], notes: list[str], *, packed: bool
-) -> list[Part]:
-    """A folder's pictures, or those in its packed files."""
+def _files_in(folder: Path, without: Path | None) -> Sequence[str]:
+    """The names of a folder's files, but for those in a folder of results."""
     held = Folder(folder).names()
+    whole = real_path(folder)
+    if without is None or whole not in real_path(without).parents:
+        return held
+    start = f"{real_path(without).relative_to(whole).as_posix()}/"
+    return [item for item in held if not item.startswith(start)]
+
+
+def _inside(
+    name: str, held: Sequence[str], problems: list[str], notes: list[str], *, packed: bool
+) -> list[Part]:
+    """A folder's pictures, or those in its packed files, of the files it holds."""
     pictures = Names.of(item for item in held if is_picture_name(item))
     packs = [f"{name}/{item}" for item in held if is_pack(item)] if packed else []
     other = [item for item in held if not is_picture_name(item) and not (packed and is_pack(item))]
@@ -134,14 +145,16 @@ def _inside(
         )
     if pictures:
         return [Part(f"{name}/", pictures)]
-    return [_packed(pack, problems) for pack in packs]
+    return [_packed(pack, problems, notes) for pack in packs]
 
 
-def _packed(name: str, problems: list[str]) -> Part:
+def _packed(name: str, problems: list[str], notes: list[str]) -> Part:
     """The pictures of a packed file."""
     found = pictures_of(user_path(name))
     if not found.names():
         problems.append(f"{name}: no pictures in this file")
+    elif found.others:
+        notes.append(f"{printable(name)}: {found.others} not pictures by their names: not used")
     return Part(f"{name}:", found.names(), found)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from reslab.disk import open_regular
+from reslab.disk import open_regular, user_path
 from reslab.errors import SHOWN_PROBLEMS, InputError
 from reslab.learning.device import choose_device, computing_exactly
 from reslab.networks.model_file import model_path
@@ -83,7 +83,7 @@ def predict(
     if format == "parquet":
         pyarrow("--format parquet")
     named = [pictures] if isinstance(pictures, str | Path) else pictures
-    listing = expand([str(one) for one in named], packed=True)
+    listing = expand([str(one) for one in named], packed=True, without=user_path(out))
     told: dict[str, Any] = {
         "top": top, "unknown_below": unknown_below, "coverage": coverage, "raw": raw,
     }  # fmt: skip

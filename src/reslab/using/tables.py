@@ -16,7 +16,8 @@ Cell = str | float | list[str] | None
 
 def is_prediction_table(start: bytes) -> bool:
     """Whether a file that begins so is a table written here."""
-    return start.split(b"\n")[0].decode("utf-8", "replace").split(",")[: len(_FIRST)] == _FIRST
+    first = start.split(b"\n")[0].decode("utf-8-sig", "replace").strip()  # the page's has a mark
+    return first.split(",")[: len(_FIRST)] == _FIRST
 
 
 @dataclass(frozen=True)

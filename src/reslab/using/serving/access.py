@@ -36,10 +36,14 @@ HEADERS = [
 
 @dataclass(frozen=True)
 class Access:
-    """hosts: names by which this server may be called, in lower case; token: None where open."""
+    """hosts: names by which this server may be called, in lower case; token: None where open.
+
+    by_address: whether it listens on all of the machine's addresses, and may be called by each.
+    """
 
     hosts: frozenset[str]
     token: bytes | None = None
+    by_address: bool = False
 
 
 def access_of(
@@ -57,21 +61,42 @@ def access_of(
         )
     if token is not None and open_:
         raise InputError("--open: for anybody, yet --token-file names a secret; give one of them")
-    named = [name.strip().strip("[]").lower() for name in allow_host]
-    if any(not name or "/" in name or "*" in name for name in named):
-        raise InputError("--allow-host: a name or address alone, such as pictures.example.org")
-    own = () if host in ("0.0.0.0", "::") else (host.strip("[]").lower(),)
-    return Access(frozenset((*_LOCAL, *own, *named)), token)
+    named = [_host_name(name) for name in allow_host]
+    everywhere = host in ("0.0.0.0", "::")
+    own = () if everywhere else (host.strip("[]").lower(),)
+    return Access(frozenset((*_LOCAL, *own, *named)), token, everywhere)
+
+
+def _host_name(given: str) -> str:
+    """A name as a request's header has it. Raises InputError if it can stand in none."""
+    name = given.strip().strip("[]").lower()
+    if _address(name) is None:
+        try:
+            name = name.encode("idna").decode()
+        except UnicodeError:
+            name = ""
+        if not name or set(name) & set("/*:[]"):
+            raise InputError(
+                f"--allow-host {given}: a name or address alone, such as pictures.example.org"
+            )
+    return name
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that a text is, if it is one; IPv4's, where IPv6 wraps one."""
+    try:
+        found = ipaddress.ip_address(name)
+    except ValueError:
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
 
 
 def is_local(host: str) -> bool:
     """Whether only this machine can reach a server that listens there."""
     if host.lower() == "localhost":
         return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+    address = _address(host.strip("[]"))
+    return address is not None and address.is_loopback
 
 
 def read_token(name: str) -> bytes:
@@ -129,7 +154,7 @@ class Guard:
                 return _no(400, f"the header {name.decode()} stands twice")
             headers[name] = value
         host = headers.get(b"host", b"")
-        if _name_of(host) not in self._access.hosts:
+        if not self._goes_by(_name_of(host), scope):
             return _no(421, "this server does not go by that name; start it with --allow-host NAME")
         origin = headers.get(b"origin")
         if origin is not None and origin.partition(b"://")[2].lower() != host.lower():
@@ -137,6 +162,13 @@ class Guard:
         if scope["path"] not in WITHOUT_TOKEN and not self._knows(headers.get(b"authorization")):
             return _no(401, "a token is needed: Authorization: Bearer TOKEN", b"Bearer")
         return None
+
+    def _goes_by(self, name: str, scope: Scope) -> bool:
+        if name in self._access.hosts:
+            return True
+        # An address is no name that a stranger could lead here.
+        here = _address(scope["server"][0]) if self._access.by_address else None
+        return here is not None and _address(name) == here
 
     def _knows(self, given: bytes | None) -> bool:
         if self._access.token is None:

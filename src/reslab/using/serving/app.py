@@ -3,7 +3,7 @@
 import asyncio
 import base64
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from fastapi import FastAPI, Query, Request
@@ -28,6 +28,7 @@ from reslab.using.serving.page import PAGE, docs_page
 _DIGITS = 4  # of a map's numbers
 _DRAWN_AT_ONCE = 2  # explanations: each decodes its picture once more
 _GONE = 499  # seen by nobody
+Told = TypeVar("Told")
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,19 @@ def _add_uses(app: FastAPI, service: Service) -> None:
         desk.refuse_if_full()
         with desk.holding() as hold:
             pictures = await read_pictures(request, limits, hold)
-            order = await _answered(desk, request, desk.take(pictures))
+            order = desk.take(pictures)
+            await _in_time(desk, request, order, order.done)
         found = [_told(service, answer, asked) for answer in order.answers]
         return JSONResponse({"predictions": found})
+
+    async def explained(order: Order, data: bytes) -> tuple[Explanation, bytes]:
+        await order.done
+        found = order.answers[0]
+        if not isinstance(found, Explanation):
+            raise found if isinstance(found, Exception) else TypeError(found)
+        async with drawing:
+            record = service.classifier.preprocessing
+            return found, await asyncio.to_thread(marked_picture, data, found, record)
 
     @app.post("/explain", **says.EXPLAIN)
     async def explain(
@@ -88,14 +99,9 @@ def _add_uses(app: FastAPI, service: Service) -> None:
         desk.refuse_if_full()
         with desk.holding() as hold:
             pictures = await read_pictures(request, limits, hold, several=False)
-            order = await _answered(desk, request, desk.take(pictures, explain=True, label=label))
-            found = order.answers[0]
-            if not isinstance(found, Explanation):
-                raise found if isinstance(found, Exception) else TypeError(found)
-            async with drawing:
-                picture = await asyncio.to_thread(
-                    marked_picture, pictures[0], found, service.classifier.preprocessing
-                )
+            order = desk.take(pictures, explain=True, label=label)
+            drawn = asyncio.ensure_future(explained(order, pictures[0]))
+            found, picture = await _in_time(desk, request, order, drawn)
         desk.metrics.pictures["explained"] += 1
         answer: dict[str, Any] = {
             "label": found.label,
@@ -108,20 +114,23 @@ def _add_uses(app: FastAPI, service: Service) -> None:
         return JSONResponse(answer)
 
 
-async def _answered(desk: Desk, request: Request, order: Order) -> Order:
-    """Wait for an order, as long as its client does and its deadline allows."""
+async def _in_time(
+    desk: Desk, request: Request, order: Order, answer: "asyncio.Future[Told]"
+) -> Told:
+    """What is made of an order, waited for as long as its client does and its deadline allows."""
     desk.metrics.accepted += 1
     gone = asyncio.ensure_future(_leaving(request))
     try:
         await asyncio.wait(
-            (order.done, gone), timeout=desk.limits.deadline, return_when=asyncio.FIRST_COMPLETED
+            (answer, gone), timeout=desk.limits.deadline, return_when=asyncio.FIRST_COMPLETED
         )
     finally:
         gone.cancel()
         desk.give_up(order)
-    if order.done.done():
+    if answer.done():
         desk.metrics.answered += 1
-        return order
+        return answer.result()
+    answer.cancel()
     if gone.done() and not gone.cancelled():
         desk.metrics.gone += 1
         raise ClientGoneError
@@ -176,11 +185,8 @@ def _add_state(app: FastAPI, service: Service) -> None:
 
     @app.get("/readyz", **says.READYZ)
     async def readyz() -> Response:
-        try:
-            desk.refuse_if_full()
-        except RefusedError:
-            return JSONResponse({"ready": False}, 503)
-        return JSONResponse({"ready": desk.alive}, 200 if desk.alive else 503)
+        ready = desk.alive and not desk.full()
+        return JSONResponse({"ready": ready}, 200 if ready else 503)
 
     @app.get("/metrics", **says.METRICS)
     async def metrics() -> Response:

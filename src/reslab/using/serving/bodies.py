@@ -1,14 +1,14 @@
 """A request's body, read piece by piece within its limits: one picture, or several parts."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
-from reslab.using.serving.limits import Limits, RefusedError
+from reslab.using.serving.limits import SLOWEST, Limits, RefusedError
 
 PART = "pictures"
 _PART_HEADERS, _PART_HEADER_BYTES = 16, 4096
@@ -34,13 +34,16 @@ async def read_pictures(
     most = limits.body_bytes if parted else limits.picture_bytes
     _refuse_long(request, most + (limits.pictures * _AROUND_A_PART if parted else 0), most)
     try:
-        async with asyncio.timeout(limits.read_seconds):
+        async with asyncio.timeout(limits.read_seconds) as time:
+            pieces = _in_time(request, limits, time)
             if parted:
-                return await _parts(request, options.get(b"boundary", b""), limits, hold)
-            return [await _whole(request, limits, hold)]
+                return await _parts(pieces, options.get(b"boundary", b""), limits, hold)
+            return [await _whole(pieces, limits, hold)]
     except TimeoutError:
         raise RefusedError(
-            408, f"the request was not read within {limits.read_seconds:g} seconds"
+            408,
+            f"the request came too slowly: less than a megabit a second for {limits.read_seconds:g}"
+            " seconds",
         ) from None
     except ClientDisconnect:
         raise ClientGoneError from None
@@ -61,9 +64,20 @@ def _too_long(most: int) -> RefusedError:
     return RefusedError(413, f"the request is larger than {most:,} bytes")
 
 
-async def _whole(request: Request, limits: Limits, hold: Callable[[int], None]) -> bytes:
-    first, rest = b"", bytearray()
+async def _in_time(request: Request, limits: Limits, time: asyncio.Timeout) -> AsyncIterator[bytes]:
+    """The body's pieces, each of which lets its client have more time for the next ones."""
+    now = asyncio.get_running_loop().time
     async for piece in request.stream():
+        until = (time.when() or 0.0) + len(piece) / SLOWEST
+        time.reschedule(min(until, now() + limits.read_seconds))
+        yield piece
+
+
+async def _whole(
+    pieces: AsyncIterator[bytes], limits: Limits, hold: Callable[[int], None]
+) -> bytes:
+    first, rest = b"", bytearray()
+    async for piece in pieces:
         if len(first) + len(rest) + len(piece) > limits.picture_bytes:
             raise _too_long(limits.picture_bytes)
         hold(len(piece))
@@ -75,7 +89,7 @@ async def _whole(request: Request, limits: Limits, hold: Callable[[int], None]) 
 
 
 async def _parts(
-    request: Request, boundary: bytes, limits: Limits, hold: Callable[[int], None]
+    pieces: AsyncIterator[bytes], boundary: bytes, limits: Limits, hold: Callable[[int], None]
 ) -> list[bytes]:
     if not boundary:
         raise RefusedError(400, "multipart/form-data without a boundary")
@@ -97,7 +111,7 @@ async def _parts(
             max_header_size=_PART_HEADER_BYTES,
         )
         received = 0
-        async for piece in request.stream():
+        async for piece in pieces:
             received += len(piece)
             if received > limits.body_bytes + limits.pictures * _AROUND_A_PART:
                 raise _too_long(limits.body_bytes)

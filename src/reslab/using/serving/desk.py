@@ -121,15 +121,18 @@ class Desk:
         for thread in self._threads:
             thread.join()
 
+    def full(self, places: int = 1) -> bool:
+        """Whether so many more would not be answered in time."""
+        taken = self._places
+        slow = taken * self._each > _WAIT_AT_MOST * self.limits.deadline
+        return bool(taken) and (slow or taken + places > self.limits.waiting)
+
     def refuse_if_full(self, places: int = 1) -> None:
         """Raise RefusedError (503) where so many more would not be answered in time."""
-        taken = self._places
-        expected = taken * self._each
-        if taken and (
-            taken + places > self.limits.waiting or expected > _WAIT_AT_MOST * self.limits.deadline
-        ):
+        if self.full(places):
             self.metrics.refused["full"] += 1
-            raise RefusedError(503, "the queue is full; try again later", _seconds(expected))
+            expected = _seconds(self._places * self._each)
+            raise RefusedError(503, "the queue is full; try again later", expected)
 
     @contextmanager
     def holding(self) -> Iterator[Callable[[int], None]]:

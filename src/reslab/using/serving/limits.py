@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 MIB = 1 << 20
+SLOWEST = MIB / 8  # bytes a second, a megabit, at which a client may send for as long as it takes
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,8 @@ class Limits:
     header_bytes: of a request's head, and of chunk headers within its body.
     held_bytes: of all bodies that are in memory at one time.
     waiting: pictures that are accepted and not yet answered.
-    read_seconds: from a request's first byte to its last.
+    read_seconds: that a client may leave the server waiting while it sends a request, beyond what
+        its bytes take at `SLOWEST`.
     deadline: seconds from a request's last byte to its answer.
     connections: that are open at one time.
     """

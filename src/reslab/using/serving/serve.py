@@ -49,9 +49,12 @@ def serve(
     app = create_app(Service(classifier, desk, access, unknown_below))
     listening = _listen(host, port)
     shown = f"[{host}]" if ":" in host else host
+    others = ""
+    if access.by_address:
+        shown, others = "localhost", ", and by this machine's addresses"
 
     def begun(port: int) -> None:
-        told(f"serving on http://{shown}:{port}/ (Ctrl-C ends it)")
+        told(f"serving on http://{shown}:{port}/{others} (Ctrl-C ends it)")
 
     with listening:
         desk.open()
@@ -61,7 +64,9 @@ def serve(
         desk.close()
     told(f"{metrics.accepted:,} requests accepted, {metrics.answered:,} answered")
     if server.caught:
-        raise InterruptedRunError("all that was accepted is answered", server.caught[0])
+        cut = metrics.accepted - metrics.answered - metrics.gone - metrics.late
+        end = f"{cut:,} requests were cut off" if cut else "all that was accepted is answered"
+        raise InterruptedRunError(end, server.caught[0])
 
 
 @contextmanager

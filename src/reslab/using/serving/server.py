@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -14,11 +15,11 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from reslab.run.interruption import catching_signals
-from reslab.using.serving.limits import MIB, Limits
+from reslab.using.serving.limits import MIB, SLOWEST, Limits
 from reslab.using.serving.metrics import Metrics
 
 _SLACK = 2.0  # seconds that a connection has beyond what its request had
-_DRAIN = 25.0  # seconds; then what is still open is cut
+_DRAIN = 25.0  # seconds, or what the slowest answer takes; then what is still open is cut
 _LOOK = 0.5  # seconds between two looks at all connections
 _SPARE_FILES = 64  # descriptors that are no connections
 _BUSY, _SLOW, _WRONG = (
@@ -48,8 +49,11 @@ class Connection(H11Protocol):
             self._part(_BUSY)
 
     def data_received(self, data: bytes) -> None:
+        now = time.monotonic()
         if self._began is None:
-            self._began = time.monotonic()
+            self._began = now
+        elif not self._parting:  # what it has sent gives it more time, as `read_pictures` does
+            self._began = min(now, self._began + len(data) / SLOWEST)
         # A head that is complete is not measured, however long: so it comes in pieces.
         head = self.conn.their_state is h11.IDLE
         step = self.limits.header_bytes // 2 if head else len(data)
@@ -187,7 +191,8 @@ def make_server(
         app, host=host, port=port, loop="asyncio", http=kind, ws="none", lifespan="off",
         log_config=None, access_log=False, server_header=False, proxy_headers=False,
         h11_max_incomplete_event_size=limits.header_bytes,
-        timeout_graceful_shutdown=int(_DRAIN), backlog=limits.connections,
+        timeout_graceful_shutdown=math.ceil(max(_DRAIN, limits.deadline + 2 * _SLACK)),
+        backlog=limits.connections,
     )  # fmt: skip
     return Server(config, told)
 

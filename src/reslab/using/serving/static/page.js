@@ -49,6 +49,7 @@ const WORDS = {
   },
 };
 const AT_ONCE = 16; // pictures of one request: few enough that a table grows while one waits
+const BYTES = 4 << 20; // of one request, for the same reason, where a picture is not larger alone
 const TRIES = 6;
 const SETTLED = 500; // milliseconds after a stroke until a drawing is recognised
 const PEN = 10; // pixels of the canvas that an arrow key moves the pen
@@ -167,7 +168,8 @@ function* parts() {
       continue;
     }
     const full = part.length === Math.min(AT_ONCE, limits.pictures);
-    if (part.length && (full || bytes + item.blob.size > limits.body_bytes)) {
+    const most = Math.min(BYTES, limits.body_bytes);
+    if (part.length && (full || bytes + item.blob.size > most)) {
       yield part;
       part = [];
       bytes = 0;
@@ -316,14 +318,14 @@ function table() {
   const most = Math.max(1, ...items.map((item) => item.answer?.top.length ?? 0));
   const following = Array.from({ length: most - 1 }, (_, place) => place + 1);
   const rows = [[
-    "path", "label", "probability", ...(doubts ? ["likeliest"] : []),
-    ...following.flatMap((place) => [`label_${place + 1}`, `probability_${place + 1}`]), "error",
+    "path", "label", "probability", "error", ...(doubts ? ["likeliest"] : []),
+    ...following.flatMap((place) => [`label_${place + 1}`, `probability_${place + 1}`]),
   ]];
   for (const { name, answer, error, detail } of items) {
     rows.push([
-      name, answer?.label, answer?.probability, ...(doubts ? [answer?.top[0].label] : []),
+      name, answer?.label, answer?.probability, error ? detail ?? error : "",
+      ...(doubts ? [answer?.top[0].label] : []),
       ...following.flatMap((p) => [answer?.top[p]?.label, answer?.top[p]?.probability]),
-      error ? detail ?? error : "",
     ]);
   }
   const quoted = (value) => (/[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
