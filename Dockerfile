@@ -12,7 +12,8 @@
 #       --volume "$PWD/token:/run/secrets/token:ro" \
 #       reslab --token-file /run/secrets/token --allow-host pictures.example.org
 #
-# Without either it says so and ends with status 2. SIGTERM, which `docker stop` sends, lets it
+# Without either it says so and ends with status 2. --allow-host names what clients call the server
+# by: a name, or the address of the machine around the container. SIGTERM, which `docker stop` sends, lets it
 # answer what it has accepted: give it as long, `docker stop --time 30`.
 FROM python:3.13-slim AS build
 WORKDIR /src

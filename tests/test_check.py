@@ -424,7 +424,29 @@ def test_of_a_clear_majority_one_is_kept(tmp_path, near):
     reslab.check(folder, out=tmp_path / "out", write_lists=lists, quiet=True)
     kept = (lists / "train.txt").read_text("utf-8").splitlines()
     copies = [line for line in kept if "other" not in line]
-    assert [line.rpartition("/")[2] for line in copies] == ["1.jpg 1"]
+    assert [line.rpartition("/")[2].split() for line in copies] == [["1.jpg", CLASSES[1]]]
+
+
+def test_an_outvoted_copy_that_chooses_gives_way_to_those_that_are_learned_from(tmp_path):
+    for number, split in enumerate(("val", "train", "train")):
+        jpeg(tmp_path / f"{number}.jpg", scene(0))
+        with (tmp_path / f"{split}.txt").open("a") as lines:
+            lines.write(f"{number}.jpg {'a' if split == 'val' else 'b'}\n")
+    for number in range(1, 9):
+        jpeg(tmp_path / f"other{number}.jpg", scene(number))
+        with (tmp_path / ("val.txt" if number > 6 else "train.txt")).open("a") as lines:
+            lines.write(f"other{number}.jpg {'ab'[number % 2]}\n")
+    lists = tmp_path / "lists"
+    reslab.check(
+        tmp_path / "train.txt", val=tmp_path / "val.txt", out=tmp_path / "out",
+        write_lists=lists, quiet=True,
+    )  # fmt: skip
+    kept = [
+        line.split()[0].rpartition("/")[2]
+        for split in ("val", "train")
+        for line in (lists / f"{split}.txt").read_text().splitlines()
+    ]
+    assert [name for name in kept if "other" not in name] == ["1.jpg"]
 
 
 def test_a_habit_of_folders_is_not_that_of_the_classes_own(tmp_path):

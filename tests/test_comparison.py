@@ -131,6 +131,9 @@ def test_other_test_pictures_are_refused(run, other, tmp_path):
         (foreign.path / "predictions.csv").write_bytes(b"".join([*cut[:3], damage]))
         with pytest.raises(InputError, match=r"predictions\.csv:4: no row"):
             reslab.compare([foreign.path, foreign.path])
+    (foreign.path / "predictions.csv").write_bytes(damage)
+    with pytest.raises(InputError, match=r"predictions\.csv:1: no table"):
+        reslab.compare([foreign.path, foreign.path])
 
 
 def test_a_table_that_was_sorted_since_is_put_in_order(run, other, tmp_path):

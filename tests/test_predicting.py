@@ -384,7 +384,7 @@ def test_a_listing_is_what_the_folders_hold(many, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("words", [
-    ["explain", "RUN", "."],
+    ["explain", "RUN", ".", "--out", "explained"],
     ["predict", "RUN", ".", "--copy-to", "sorted"],
     ["predict", "RUN", ".", "--out", "tables", "--format", "parquet"],
 ])  # fmt: skip

@@ -41,12 +41,12 @@ def copies_in(looked: Looked) -> tuple[list[Issue], np.ndarray]:
     groups = groups_of(flat, pairs)
     outvoted = _outvoted(looked, groups)
 
-    def worse(row: int) -> tuple[int, bool, int, int]:
-        """Sorts what is best kept first: what is judged by, a label that most copies have, then
-        the largest picture."""
-        look = looked.looks[row]
+    def worse(row: int) -> tuple[int, ...]:
+        """Sorts what is best kept first: test pictures, labels that most copies have, what
+        chooses, then the largest picture."""
+        look, split = looked.looks[row], looked.split(row)
         area = int(look["width"]) * int(look["height"])
-        return _KEPT_FIRST.index(looked.split(row)), bool(outvoted[row]), -area, row
+        return split != "test", bool(outvoted[row]), _KEPT_FIRST.index(split), -area, row
 
     contents, content_of = _contents(looked, pairs, worse)
     found: list[Issue] = []
@@ -55,7 +55,7 @@ def copies_in(looked: Looked) -> tuple[list[Issue], np.ndarray]:
         keeper = min(inside, key=lambda content: worse(contents[content].rows[0]))
         for number in inside:
             found += _copies(looked, contents, number, keeper)
-            found += _leaks(looked, contents, number)
+            found += _leaks(looked, contents, number, outvoted)
         found += _conflicts(looked, members)
     if pairs.alike:
         share = pairs.alike / len(looked)
@@ -74,10 +74,16 @@ def _outvoted(looked: Looked, groups: np.ndarray) -> np.ndarray:
     found = np.zeros(len(looked), dtype=bool)
     for members in _groups(groups):
         labels = looked.labels[members]
-        counts = np.bincount(labels)
-        if (counts == counts.max()).sum() == 1:
-            found[members] = labels != counts.argmax()
+        most = _most(labels)
+        found[members] = most is not None and labels != most
     return found
+
+
+def _most(labels: np.ndarray) -> int | None:
+    """The label that more of these have than any other, if there is one."""
+    classes, counts = np.unique(labels, return_counts=True)
+    most = classes[counts == counts.max()]
+    return int(most[0]) if len(most) == 1 else None
 
 
 def _contents(
@@ -120,12 +126,21 @@ def _copies(looked: Looked, contents: list[_Content], number: int, keeper: int) 
         yield issue_of(looked, best, kind, score, other_row=contents[other].rows[0])
 
 
-def _leaks(looked: Looked, contents: list[_Content], number: int) -> Iterator[Issue]:
-    """Rows that are learned from, or chosen by, though a later split holds a copy of them."""
+def _leaks(
+    looked: Looked, contents: list[_Content], number: int, outvoted: np.ndarray
+) -> Iterator[Issue]:
+    """Rows that are learned from, or chosen by, though a later split holds a copy of them.
+
+    One of the validation split whose label is outvoted is itself what is to go.
+    """
     content = contents[number]
     near = sorted(content.near, reverse=True)
     copies = [(1.0, content.rows[0])] + [(score, contents[of].rows[0]) for score, of, _ in near]
-    ranks = [(_KEPT_FIRST.index(looked.split(row)), score, row) for score, row in copies]
+    ranks = [
+        (_KEPT_FIRST.index(looked.split(row)), score, row)
+        for score, row in copies
+        if looked.split(row) == "test" or not outvoted[row]
+    ]
     for row in content.rows:
         own = _KEPT_FIRST.index(looked.split(row))
         for rank, score, other in ranks:
@@ -137,19 +152,17 @@ def _leaks(looked: Looked, contents: list[_Content], number: int) -> Iterator[Is
 def _conflicts(looked: Looked, members: list[int]) -> list[Issue]:
     """Members whose labels disagree; of a clear majority only the others are named."""
     labels = looked.labels[members]
-    classes, first, counts = np.unique(labels, return_index=True, return_counts=True)
-    if len(classes) == 1:
+    if len(np.unique(labels)) == 1:
         return []
-    most = classes[counts == counts.max()]
+    most = _most(labels)
     found = []
     for row in members:
         label = looked.labels[row]
-        if len(most) == 1 and label == most[0]:
+        if label == most:
             continue
-        suggested = looked.classes[most[0]] if len(most) == 1 else ""
-        other = members[first[np.flatnonzero(classes != label)[0]]]
-        if len(most) == 1:
-            other = members[first[np.flatnonzero(classes == most[0])[0]]]
+        suggested = "" if most is None else looked.classes[most]
+        others = labels != label if most is None else labels == most
+        other = members[int(np.flatnonzero(others)[0])]
         found.append(
             issue_of(looked, row, "conflicting-copy", 1.0, other_row=other, suggested=suggested)
         )

@@ -31,7 +31,7 @@ Wanted = tuple[Samples, tuple[int, ...]]  # pictures, and which views of each
 Lacking = tuple[Samples, int, tuple[int, ...]]  # pictures, a row of them, and views of it
 EVALUATION = -1  # the view of a picture that is not augmented
 TOGETHER = 16  # views a forward pass
-FORMAT = 3  # another one where the same key would stand for other numbers
+FORMAT = 2  # another one where the same key would stand for other numbers
 
 
 @dataclass(frozen=True)

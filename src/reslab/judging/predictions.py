@@ -48,7 +48,11 @@ def read_predictions(path: Path, classes: tuple[str, ...]) -> list[tuple[str, st
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     rows = csv.reader(io.StringIO(text, newline=""))
-    if tuple(next(rows, ())) != HEADER:
+    try:
+        first = tuple(next(rows, ()))
+    except csv.Error:
+        first = ()
+    if first != HEADER:
         raise InputError(f"{path}:1: no table of predictions ({','.join(HEADER)})")
     found: list[tuple[str, str, str, float]] = []
     while True:

@@ -96,7 +96,9 @@ class Augmentation(BaseModel):
         """Names what is drawn. Fields that came later are left out where they change nothing, so
         that what was kept under a name is found again."""
         later = {"policy": self.policy == "none", "erase": not self.erase}
-        return self.model_dump_json(exclude={name for name, unused in later.items() if unused})
+        found = self.model_dump_json(exclude={name for name, unused in later.items() if unused})
+        changed = self.contrast or self.policy != "none"  # contrast had other last digits once
+        return f"{found} 2" if changed else found
 
     @property
     def moves_whole_pixels(self) -> bool:

@@ -199,7 +199,7 @@ class Session:
         except (InputError, MemoryError, RuntimeError, OSError) as error:
             if isinstance(error, InputError):
                 problem = error
-            elif isinstance(error, OSError):
+            elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise self._without_room(error) from None
             elif lacks_memory(error):
                 problem = InputError(
@@ -214,10 +214,8 @@ class Session:
             self.run.write_info(status="failed", error=str(problem))
             raise problem from None
 
-    def _without_room(self, error: OSError) -> Exception:
-        """What to raise where a file could not be written; of a full disk, with a way out."""
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            return error
+    def _without_room(self, error: OSError) -> InputError:
+        """What to raise of a full disk."""
         problem = InputError(
             f"{error.filename or self.run.path}: {error.strerror}; what was saved before is kept."
             f" Make room, then go on with: reslab resume {self.run.path}"

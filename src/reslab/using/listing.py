@@ -98,7 +98,7 @@ def expand(paths: Sequence[str], *, packed: bool = False, without: Path | None =
     for name in named:
         path = user_path(name)
         if path.is_dir():
-            held = _files_in(path, without)
+            held = _files_in(path, without, notes)
             parts += _inside(name.rstrip("/"), held, problems, notes, packed=packed)
         elif packed and is_pack(name) and path.is_file():
             parts.append(_packed(name, problems, notes))
@@ -118,14 +118,18 @@ def _braces(name: str) -> list[str]:
     return [name] if len(found) == 1 else [str(path) for path in found]
 
 
-def _files_in(folder: Path, without: Path | None) -> Sequence[str]:
+def _files_in(folder: Path, without: Path | None, notes: list[str]) -> Sequence[str]:
     """The names of a folder's files, but for those in a folder of results."""
     held = Folder(folder).names()
     whole = real_path(folder)
     if without is None or whole not in real_path(without).parents:
         return held
     start = f"{real_path(without).relative_to(whole).as_posix()}/"
-    return [item for item in held if not item.startswith(start)]
+    found = [item for item in held if not item.startswith(start)]
+    if len(found) < len(held):
+        count = f"{len(held) - len(found):,} files"
+        notes.append(f"{printable(str(without))}: results go there, so its {count} are not used")
+    return found
 
 
 def _inside(

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -59,7 +60,7 @@ def create_app(service: Service) -> ASGIApp:
 
 def _add_uses(app: FastAPI, service: Service) -> None:
     desk, limits = service.desk, service.desk.limits
-    drawing = asyncio.Semaphore(_DRAWN_AT_ONCE)
+    drawing = ThreadPoolExecutor(_DRAWN_AT_ONCE, "reslab-drawing")
 
     @app.post("/predict", **says.PREDICT)
     async def predict(
@@ -85,9 +86,8 @@ def _add_uses(app: FastAPI, service: Service) -> None:
         found = order.answers[0]
         if not isinstance(found, Explanation):
             raise found if isinstance(found, Exception) else TypeError(found)
-        async with drawing:
-            record = service.classifier.preprocessing
-            return found, await asyncio.to_thread(marked_picture, data, found, record)
+        record, run = service.classifier.preprocessing, asyncio.get_running_loop().run_in_executor
+        return found, await run(drawing, marked_picture, data, found, record)
 
     @app.post("/explain", **says.EXPLAIN)
     async def explain(
@@ -127,10 +127,10 @@ async def _in_time(
     finally:
         gone.cancel()
         desk.give_up(order)
-    if answer.done():
+        answer.cancel()  # if it is not there
+    if not answer.cancelled() and answer.done():
         desk.metrics.answered += 1
         return answer.result()
-    answer.cancel()
     if gone.done() and not gone.cancelled():
         desk.metrics.gone += 1
         raise ClientGoneError

@@ -80,6 +80,7 @@ class Desk:
         self._each = 0.0  # seconds a place, as of late
         self._since = 0.0
         self._open = False
+        self._until = math.inf
         self._decoding = 0
         self._threads: list[threading.Thread] = []
 
@@ -111,6 +112,10 @@ class Desk:
             thread = threading.Thread(target=work, name=f"reslab{work.__name__}", daemon=True)
             thread.start()
             self._threads.append(thread)
+
+    def take_until(self, moment: float) -> None:
+        """Accept nothing any more after a moment, by time.monotonic()."""
+        self._until = moment
 
     def close(self) -> None:
         """Answer what was accepted, then end the threads."""
@@ -161,7 +166,7 @@ class Desk:
         """Accept pictures, all or none. Raises RefusedError (503) if there is no place for them."""
         order = Order(pictures, explain, label)
         with self._lock:
-            if not self._open:
+            if not self._open or time.monotonic() > self._until:
                 raise RefusedError(503, "the server is stopping", 5)
             self.refuse_if_full(order.places)
             if not self._places:

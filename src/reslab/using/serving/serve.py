@@ -58,14 +58,19 @@ def serve(
 
     with listening:
         desk.open()
-        server = make_server(app, host, port, limits, metrics, begun)
+        server = make_server(
+            app, host, port, limits, metrics, begun,
+            lambda moment: desk.take_until(moment - limits.deadline - 1),
+        )  # fmt: skip
         with _collecting_little():
             asyncio.run(server.serve([listening]))
         desk.close()
     told(f"{metrics.accepted:,} requests accepted, {metrics.answered:,} answered")
     if server.caught:
         cut = metrics.accepted - metrics.answered - metrics.gone - metrics.late
-        end = f"{cut:,} requests were cut off" if cut else "all that was accepted is answered"
+        end = (
+            f"{cut:,} of the requests were cut off" if cut else "all that was accepted is answered"
+        )
         raise InterruptedRunError(end, server.caught[0])
 
 

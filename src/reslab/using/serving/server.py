@@ -135,10 +135,16 @@ class Connection(H11Protocol):
 class Server(uvicorn.Server):
     """Ends by the signals that end every command, after what was accepted is answered."""
 
-    def __init__(self, config: uvicorn.Config, told: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        told: Callable[[int], None],
+        ends: Callable[[float], None],
+    ) -> None:
         super().__init__(config)
         self.caught: list[int] = []
         self._told = told
+        self._ends = ends
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -150,6 +156,7 @@ class Server(uvicorn.Server):
         self._told(self.servers[0].sockets[0].getsockname()[1])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._ends(time.monotonic() + (self.config.timeout_graceful_shutdown or 0))
         watching = asyncio.ensure_future(self._watch_the_end())
         try:
             await super().shutdown(sockets)
@@ -181,8 +188,13 @@ def make_server(
     limits: Limits,
     metrics: Metrics,
     told: Callable[[int], None] = lambda port: None,
+    ends: Callable[[float], None] = lambda moment: None,
 ) -> Server:
-    """A server that has not begun to listen; told: is given the port once it has."""
+    """A server that has not begun to listen.
+
+    told: is given the port once it has. ends: once it is to stop, the moment, by time.monotonic(),
+    when what is still open will be cut.
+    """
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     kind = type("Connection", (Connection,), {
         "limits": _with_files(limits), "metrics": metrics
@@ -191,10 +203,12 @@ def make_server(
         app, host=host, port=port, loop="asyncio", http=kind, ws="none", lifespan="off",
         log_config=None, access_log=False, server_header=False, proxy_headers=False,
         h11_max_incomplete_event_size=limits.header_bytes,
-        timeout_graceful_shutdown=math.ceil(max(_DRAIN, limits.deadline + 2 * _SLACK)),
+        timeout_graceful_shutdown=math.ceil(
+            max(_DRAIN, limits.read_seconds + limits.deadline + 2 * _SLACK)
+        ),
         backlog=limits.connections,
     )  # fmt: skip
-    return Server(config, told)
+    return Server(config, told, ends)
 
 
 def _with_files(limits: Limits) -> Limits:
