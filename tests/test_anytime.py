@@ -84,7 +84,7 @@ def ticking(monkeypatch):
     for module in (clock, work_, working, judges):
         monkeypatch.setattr(module, "time", found)
     monkeypatch.setattr(steering, "time", found.after_a_step)
-    monkeypatch.setattr(ladder, "LAST_STEPS", 1)  # a step takes as long, however few its pictures
+    monkeypatch.setattr(ladder, "LEAST_STEPS", 1)  # a step takes as long, however few its pictures
     return found
 
 
@@ -516,7 +516,7 @@ def test_layers_without_room_for_their_features_are_left_out(
 def test_few_pictures_are_seen_in_more_views_and_the_plan_repeats(
     split_photos, tmp_path, weights, monkeypatch
 ):
-    monkeypatch.setattr(ladder, "LAST_STEPS", 18)  # six epochs of three
+    monkeypatch.setattr(ladder, "LEAST_STEPS", 18)  # six epochs of three
     options = {"recipe": "photos", "network": "small-resnet", "weights": weights, "quiet": True}
     run = reslab.train(
         split_photos, out=tmp_path / "run", minutes=4, fields={"preprocess.size": 32}, **options
@@ -1000,6 +1000,26 @@ def test_the_rest_of_the_pictures_is_worth_the_head_again(monkeypatch, seconds, 
     found = ladder._after_head(work)
     assert (found and found.name) == begun
     assert found is None or found.pictures is None
+
+
+@pytest.mark.parametrize(("pictures", "begun"), [(900, "head on all"), (3375, "last layers")])
+def test_a_training_of_few_steps_does_not_come_before_the_head_on_all(monkeypatch, pictures, begun):
+    """A hundred photos a class lost a point and more by two epochs of their last layers."""
+    monkeypatch.setattr(ladder, "later_layers", lambda base: "blocks.2")
+    monkeypatch.setattr(ladder, "last_layers", lambda base: "blocks.5")
+    stage = Stage(name="head", fields={"train_from": "head"}, strength=0.1, done=True)
+    counts = {"train": pictures, "validation": pictures // 10}
+    splits = {name: range(count) for name, count in counts.items()}
+    work = SimpleNamespace(
+        clock=SimpleNamespace(rate=100.0, left_to_learn=3.3 * pictures / 100),
+        plan=Plan(stages=[stage]),
+        best_stage=stage,
+        averages=False,
+        base=SimpleNamespace(pictures=SimpleNamespace(splits=splits, counts=lambda: counts)),
+        features_precision=("fp32", 1.0),
+        progress=SimpleNamespace(epoch=1),
+    )
+    assert ladder._after_head(work).name == begun
 
 
 @pytest.mark.parametrize(("seconds", "begun"), [(0.3, None), (1.0, "head on all")])

@@ -25,7 +25,7 @@ LATER_PASSES = 3.0  # forward passes that a step of all but the first layers cos
 LAST = 0.4  # of a pass's operations, that the last layers may take
 LAST_PASSES = 0.9  # forward passes of the whole network, that a step of the last layers costs
 LAST_EPOCHS = (2, 4)  # least that are worth their features; enough, then more of the network pays
-LAST_STEPS = 100  # that few pictures get in more epochs
+LEAST_STEPS = 100  # of a training; with less, food10's accuracy at 100 photos a class fell (LOG.md)
 LAST_VIEWS = 8  # of each picture at most
 FULL_RATE_STEPS = 200  # of the last layers; in fewer, full steps would carry the weights too far
 WHOLE_FROM = 20.0  # epochs of the whole network, for which the first layers need not be spared
@@ -145,14 +145,16 @@ def _after_head(work: Work) -> Stage | None:
                 pictures=None if wanted == count else wanted,
             )
     later = later_layers(work.base)
-    if passes < LEAST_EPOCHS * (LATER_PASSES if later else PASSES):
+    last = None
+    if all(one.name != "last layers" for one in stages):
+        last = _last_layers(work, passes)
+    epochs = passes / (LATER_PASSES if later else PASSES)
+    if epochs < LEAST_EPOCHS or (last is None and epochs * _steps(work) < LEAST_STEPS):
         found = _together(work)
         if found is not None:
             return found  # what time is left may still be tried on more of the network
-    if all(one.name != "last layers" for one in stages):
-        found = _last_layers(work, passes)
-        if found is not None:
-            return found
+    if last is not None:
+        return last
     whole = passes / PASSES  # epochs of all layers
     # What is kept unseen must promise more.
     if whole < (TOO_FEW if work.plan.chooses else LEAST_EPOCHS):
@@ -195,17 +197,16 @@ def _trained(work: Work, epochs: float, name: str, what: str, fields: dict[str, 
 
 def _last_layers(work: Work, passes: float) -> Stage | None:
     """The last layers on cached features of the others, if there is time for `passes` of all."""
-    pictures = work.base.pictures.counts()
+    pictures, steps = work.base.pictures.counts(), _steps(work)
     least, enough = LAST_EPOCHS
-    steps = -(-pictures["train"] // LAST_LAYERS["batch_size"])  # of an epoch
-    few = steps * enough < LAST_STEPS
-    most = -(-LAST_STEPS // steps) if few else enough
+    most = max(enough, -(-LEAST_STEPS // steps))  # few pictures get more epochs
     epochs, views = _affordable(passes - pictures["validation"] / pictures["train"], enough, most)
-    layer = last_layers(work.base) if epochs >= least else None
+    worth = epochs >= enough or (epochs >= least and epochs * steps >= LEAST_STEPS)
+    layer = last_layers(work.base) if worth else None
     if layer is None:
         return None
     seen = "one view" if views == 1 else f"{views} views"
-    rate = LAST_LAYERS["optimizer.lr"] * (min(1, epochs * steps / FULL_RATE_STEPS) if few else 1)
+    rate = LAST_LAYERS["optimizer.lr"] * min(1, epochs * steps / FULL_RATE_STEPS)
     return Stage(
         name="last layers",
         why=f"from {layer} on, on cached features of what comes before: {epochs} epochs of {seen}",
@@ -217,6 +218,11 @@ def _last_layers(work: Work, passes: float) -> Stage | None:
             "epochs": work.progress.epoch + (epochs if epochs >= enough else 2 * epochs),
         },
     )
+
+
+def _steps(work: Work) -> int:
+    """Of an epoch of all training pictures."""
+    return -(-len(work.base.pictures.splits["train"]) // LAST_LAYERS["batch_size"])
 
 
 def _affordable(passes: float, enough: int, most: int) -> tuple[int, int]:
