@@ -234,10 +234,8 @@ def _go_on(
             refuse_extension(opened, recipe, epochs)
             recipe = recipe.with_fields({"epochs": epochs})
         elif opened.finished and minutes is None:
-            further = "; name more --epochs to go further"
-            if plan is not None:
-                further = "; name --minutes to go further"
-            elif opened.info.get("stopped_early"):
+            further = f"; name {'--minutes' if plan else 'more --epochs'} to go further"
+            if opened.info.get("stopped_early"):
                 further = f": its patience of {recipe.patience} epochs has ended"
             display.say(f"{opened.path} is finished{further}")
             return opened
