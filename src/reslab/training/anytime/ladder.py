@@ -222,7 +222,7 @@ def _last_layers(work: Work, passes: float) -> Stage | None:
 
 def _steps(work: Work) -> int:
     """Of an epoch of all training pictures."""
-    return -(-len(work.base.pictures.splits["train"]) // LAST_LAYERS["batch_size"])
+    return -(-len(work.base.pictures.splits["train"]) // int(LAST_LAYERS["batch_size"]))
 
 
 def _affordable(passes: float, enough: int, most: int) -> tuple[int, int]:
