@@ -127,7 +127,7 @@ def _files_in(folder: Path, without: Path | None, notes: list[str]) -> Sequence[
     start = f"{real_path(without).relative_to(whole).as_posix()}/"
     found = [item for item in held if not item.startswith(start)]
     if len(found) < len(held):
-        count = f"{len(held) - len(found):,} files"
+        count = f"{len(held) - len(found):,} file(s)"
         notes.append(f"{printable(str(without))}: results go there, so its {count} are not used")
     return found
 

@@ -149,7 +149,7 @@ def _after_head(work: Work) -> Stage | None:
     if all(one.name != "last layers" for one in stages):
         last = _last_layers(work, passes)
     epochs = passes / (LATER_PASSES if later else PASSES)
-    if epochs < LEAST_EPOCHS or (last is None and epochs * _steps(work) < LEAST_STEPS):
+    if epochs < LEAST_EPOCHS or (last is None and epochs * _steps(count) < LEAST_STEPS):
         found = _together(work)
         if found is not None:
             return found  # what time is left may still be tried on more of the network
@@ -197,8 +197,9 @@ def _trained(work: Work, epochs: float, name: str, what: str, fields: dict[str, 
 
 def _last_layers(work: Work, passes: float) -> Stage | None:
     """The last layers on cached features of the others, if there is time for `passes` of all."""
-    pictures, steps = work.base.pictures.counts(), _steps(work)
+    pictures = work.base.pictures.counts()
     least, enough = LAST_EPOCHS
+    steps = _steps(pictures["train"])
     most = max(enough, -(-LEAST_STEPS // steps))  # few pictures get more epochs
     epochs, views = _affordable(passes - pictures["validation"] / pictures["train"], enough, most)
     worth = epochs >= enough or (epochs >= least and epochs * steps >= LEAST_STEPS)
@@ -220,9 +221,9 @@ def _last_layers(work: Work, passes: float) -> Stage | None:
     )
 
 
-def _steps(work: Work) -> int:
-    """Of an epoch of all training pictures."""
-    return -(-len(work.base.pictures.splits["train"]) // int(LAST_LAYERS["batch_size"]))
+def _steps(pictures: int) -> int:
+    """Of an epoch of so many pictures."""
+    return -(-pictures // int(LAST_LAYERS["batch_size"]))
 
 
 def _affordable(passes: float, enough: int, most: int) -> tuple[int, int]:
