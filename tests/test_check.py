@@ -427,9 +427,11 @@ def test_of_a_clear_majority_one_is_kept(tmp_path, near):
     assert [line.rpartition("/")[2].split() for line in copies] == [["1.jpg", CLASSES[1]]]
 
 
-def test_an_outvoted_copy_that_chooses_gives_way_to_those_that_are_learned_from(tmp_path):
+@pytest.mark.parametrize("near", [False, True])
+def test_an_outvoted_copy_that_chooses_gives_way_to_those_that_are_learned_from(tmp_path, near):
     for number, split in enumerate(("val", "train", "train")):
-        jpeg(tmp_path / f"{number}.jpg", scene(0))
+        size = (96, 72) if near and split == "val" else scene(0).size
+        jpeg(tmp_path / f"{number}.jpg", scene(0).resize(size))
         with (tmp_path / f"{split}.txt").open("a") as lines:
             lines.write(f"{number}.jpg {'a' if split == 'val' else 'b'}\n")
     for number in range(1, 9):

@@ -26,6 +26,7 @@ from PIL import Image
 import reslab
 from reslab.cli import run_command
 from reslab.using.serving import app
+from reslab.using.serving import server as server_
 from reslab.using.serving.access import access_of
 from reslab.using.serving.limits import Limits
 from reslab.using.serving.metrics import Metrics
@@ -339,10 +340,11 @@ def test_what_a_form_may_hold(strict, pictures):
     assert strict.desk.held == 0
 
 
-def test_a_sender_may_take_its_time_as_long_as_it_sends(run, pictures):
-    """Photos of a phone by a slow network: many times as long as a silent one is waited for."""
+def test_a_sender_may_take_its_time_as_long_as_it_sends(run, pictures, monkeypatch):
+    """Photos of a phone by a slow network: longer than a silent one is waited for."""
+    monkeypatch.setattr(server_, "_SLACK", 0.1)
     data = pictures[0] + bytes(400_000)
-    with served(run.path, Limits(read_seconds=1)) as server:
+    with served(run.path, Limits(read_seconds=1, deadline=0.7)) as server:
         with socket.create_connection(("127.0.0.1", server.port), 10) as opened:
             opened.sendall(head(len(data)))
             started = time.monotonic()

@@ -73,6 +73,22 @@ def test_paths_bytes_and_pillow_pictures_are_the_same(split_photos, classifier):
     assert len({(way.label, way.probability) for way in ways}) == 1
 
 
+def test_what_has_no_name_is_told_by_its_place(split_photos, classifier, tmp_path):
+    data = next((split_photos / "test").rglob("*.png")).read_bytes()
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    given = [data, b"", tmp_path / "bad.png", np.zeros((0, 5), np.uint8)]
+    with pytest.raises(reslab.InputError, match="3 picture") as caught:
+        classifier.predict(given)
+    lines = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    assert [line.split(": ")[0] for line in lines] == [
+        "picture 2",
+        given[2].as_posix(),
+        "picture 4",
+    ]
+    with pytest.raises(reslab.InputError, match="picture: the file is empty"):
+        classifier.predict(b"")
+
+
 def test_top_is_sorted_and_whole(classifier, split_photos):
     path = next((split_photos / "test").rglob("*.png"))
     found = classifier.predict(path, top=10)
