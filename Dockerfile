@@ -13,8 +13,8 @@
 #       reslab --token-file /run/secrets/token --allow-host pictures.example.org
 #
 # Without either it says so and ends with status 2. --allow-host names what clients call the server
-# by: a name, or the address of the machine around the container. SIGTERM, which `docker stop` sends, lets it
-# answer what it has accepted: give it as long, `docker stop --time 30`.
+# by: a name, or the address of the machine around the container. SIGTERM, which `docker stop`
+# sends, lets it answer what it has accepted: give it as long, `docker stop --time 30`.
 FROM python:3.13-slim AS build
 WORKDIR /src
 # The wheels of PyTorch's own index for CPUs carry no CUDA: 0.2 GB in place of 3.

@@ -355,31 +355,33 @@ def test_a_signal_while_a_repetition_is_scored_changes_nothing(
     assert sha(again) == sha(run)
 
 
-@pytest.mark.usefixtures("ticking")
+@pytest.fixture
+def from_recipe(split_photos, tmp_path, weights, monkeypatch, ticking):
+    """Trains by the clock from small-resnet's own recipe, with an option more."""
+    monkeypatch.setattr(ladder, "WHOLE_FROM", 1e9)
+
+    def found(name, value):
+        return reslab.train(
+            split_photos, out=tmp_path / "run", recipe="small-resnet", weights=weights, minutes=2,
+            fields={"preprocess.size": 32, name: value}, quiet=True,
+        )  # fmt: skip
+
+    return found
+
+
 def test_a_recipes_own_optimiser_does_not_stand_in_the_way_of_the_stages(
-    split_photos, tmp_path, weights, monkeypatch
+    from_recipe, split_photos, tmp_path
 ):
     """small-resnet's has nesterov, of which AdamW knows nothing."""
-    monkeypatch.setattr(ladder, "WHOLE_FROM", 1e9)
-    run = reslab.train(
-        split_photos, out=tmp_path / "run", recipe="small-resnet", weights=weights, minutes=2,
-        fields={"preprocess.size": 32, "optimizer.nesterov": True}, quiet=True,
-    )  # fmt: skip
+    run = from_recipe("optimizer.nesterov", True)
     assert run.finished
     assert len(run.info["stages"]) > 1
     assert sha(repeat(split_photos, run, tmp_path / "again")) == sha(run)
     assert run.info["stages"][1]["fields"]["optimizer.nesterov"] is False
 
 
-@pytest.mark.usefixtures("ticking")
-def test_an_optimiser_of_the_users_own_keeps_what_the_recipe_has_of_it(
-    split_photos, tmp_path, weights, monkeypatch
-):
-    monkeypatch.setattr(ladder, "WHOLE_FROM", 1e9)
-    run = reslab.train(
-        split_photos, out=tmp_path / "run", recipe="small-resnet", weights=weights, minutes=2,
-        fields={"preprocess.size": 32, "optimizer.name": "sgd"}, quiet=True,
-    )  # fmt: skip
+def test_an_optimiser_of_the_users_own_keeps_what_the_recipe_has_of_it(from_recipe):
+    run = from_recipe("optimizer.name", "sgd")
     trained = [stage["fields"] for stage in run.info["stages"] if stage["name"] != "head"]
     assert trained
     assert not any({"optimizer.name", "optimizer.nesterov"} & of.keys() for of in trained)

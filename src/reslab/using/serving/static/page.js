@@ -160,6 +160,7 @@ async function recognise(files) {
 /** Items that go into one request; one that is too large is told so at once. */
 function* parts() {
   const limits = model.limits;
+  const most = Math.min(BYTES, limits.body_bytes);
   let part = [];
   let bytes = 0;
   for (const item of items) {
@@ -168,7 +169,6 @@ function* parts() {
       continue;
     }
     const full = part.length === Math.min(AT_ONCE, limits.pictures);
-    const most = Math.min(BYTES, limits.body_bytes);
     if (part.length && (full || bytes + item.blob.size > most)) {
       yield part;
       part = [];
